@@ -1,0 +1,31 @@
+# `make demo` and `make test` set up everything they need: Python 3.10 or newer and a package index are enough.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/ready
+
+.PHONY: demo test lint suite clean
+
+demo: $(READY)
+	$(VENV)/bin/manyheads demo demo
+
+test: lint suite
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+suite: $(READY)
+	$(VENV)/bin/python -m pytest
+
+# Installed anew only when the requirements change.
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "manyheads needs Python 3.10 or newer: make PYTHON=python3.12 …" >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); torch alone is several GB, so the first time takes some minutes."
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo

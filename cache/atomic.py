@@ -1,0 +1,154 @@
+"""Files and folders that appear under their final name whole, or not at all."""
+
+import errno
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cache.errors import NoRoom
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_LEFTOVER = re.compile(r"^\..*\.(?P<host>[^.]+)\.(?P<process>\d+)\.tmp$")
+
+
+@contextmanager
+def writing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
+
+    Args:
+        path: The final name. Its folder is made if need be; a file of that name is replaced in one step.
+
+    Raises:
+        NoRoom: The disk is full or the folder cannot be written to. Nothing is left behind.
+    """
+    temporary = _temporary(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it and its files are synced and it is renamed to `path`.
+
+    Args:
+        path: The final name, which must not exist, or be an empty folder.
+
+    Raises:
+        NoRoom: The disk is full or the parent folder cannot be written to. Nothing is left behind.
+    """
+    temporary = _temporary(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
+            _sync(temporary)
+            temporary.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file atomically, as UTF-8."""
+    with writing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what killed processes of this machine left unfinished in a folder; say how many there were.
+
+    The names hold host and process: what another machine or a living process is writing stays.
+    """
+    removed = 0
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        found = _LEFTOVER.match(entry.name)
+        if found is None or found["host"] != _host() or _is_alive(int(found["process"])):
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+        removed += 1
+    return removed
+
+
+def require_room(folder: Path, needed: int, what: str) -> int:
+    """Return the bytes that are free where `folder` is or will be, at least `needed`.
+
+    Raises:
+        NoRoom: Less is free than `what` needs.
+    """
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise NoRoom(
+            f"{what} needs {human_size(needed)} in {folder}, but only {human_size(free)} are free there. "
+            "Make room, or choose a folder on another disk."
+        )
+    return free
+
+
+def human_size(count: float) -> str:
+    """Write a number of bytes as a person reads it: 512 B, 12.8 MB, 201 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "localhost"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # h5py raises OSErrors without a number, whose text holds the system's.
+        number = error.errno or next((int(n) for n in re.findall(r"errno = (\d+)", str(error))), 0)
+        if number not in _NO_ROOM:
+            raise
+        raise NoRoom(
+            f"{path} could not be written: {os.strerror(number)}. All that was complete before is kept; "
+            "make room or mend the permissions, then run the same command again."
+        ) from error

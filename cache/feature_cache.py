@@ -1,0 +1,152 @@
+"""The feature cache: one folder with the features of one image set under one recipe."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.atomic import remove_leftovers
+from cache.errors import CacheError
+from cache.index import Index, places, read_index, write_index
+from cache.recipe import Recipe, RecipeFile
+from cache.shard import Shard, read_rows, read_shard, write_shard
+
+
+class FeatureCache:
+    """A feature cache on disk.
+
+    Attributes:
+        path: The folder.
+        recipe: What the features are; fixed for the life of the folder.
+        made_from: What the recipe was made from (see `RecipeFile`).
+    """
+
+    def __init__(self, path: Path, recipe_file: RecipeFile) -> None:
+        self.path = path
+        self.recipe = recipe_file.recipe
+        self.made_from = recipe_file.made_from
+
+    @classmethod
+    def open(cls, path: Path | str) -> "FeatureCache":
+        """Open a cache that exists.
+
+        Raises:
+            CacheError: The folder is no feature cache.
+        """
+        return cls(Path(path), RecipeFile.read(Path(path)))
+
+    @classmethod
+    def create(cls, path: Path | str, recipe: Recipe, made_from: Mapping[str, str]) -> "FeatureCache":
+        """Make a cache in a folder that is new, empty, or a cache already (whose `made_from` is then renewed).
+
+        Raises:
+            CacheError: The folder holds other things.
+            RecipeMismatch: It is a cache of another recipe.
+            NoRoom: The folder cannot be written to.
+        """
+        path = Path(path)
+        if is_cache(path):
+            cls.open(path).recipe.require_same(recipe, path)
+        elif path.exists() and (not path.is_dir() or any(not _is_hidden(entry) for entry in path.iterdir())):
+            raise CacheError(
+                f"{path} exists and is not a feature cache. Name a new or empty folder, so that nothing is mixed up."
+            )
+        recipe_file = RecipeFile(recipe, made_from)
+        recipe_file.write(path)
+        return cls(path, recipe_file)
+
+    def clean(self) -> int:
+        """Remove what killed processes left unfinished; say how many files there were."""
+        return sum(remove_leftovers(folder) for folder in (self.path, self.path / "shards"))
+
+    def shards(self) -> list[Shard]:
+        """Read what every shard holds, in the order of their names.
+
+        Raises:
+            CacheError: A shard is damaged or of another recipe.
+        """
+        folder = self.path / "shards"
+        return [read_shard(path, self.recipe) for path in sorted(folder.glob("[!.]*.h5"))]
+
+    def add_shard(
+        self, digests: Sequence[str], features: npt.NDArray[np.floating], failures: Mapping[str, str]
+    ) -> Shard:
+        """Write one more shard: (n,) digests, (n, D) features, and digest -> reason of images that gave none.
+
+        Raises:
+            NoRoom: The disk is full or read-only.
+        """
+        return write_shard(self.path / "shards", self.recipe, digests, features, failures)
+
+    def has_index(self) -> bool:
+        """Whether an extraction into this cache has finished."""
+        return (self.path / "index.h5").exists()
+
+    def index(self) -> Index:
+        """Read which image is which row.
+
+        Raises:
+            CacheError: The index is missing, damaged, or belongs to another recipe.
+        """
+        index = read_index(self.path / "index.h5")
+        if index.recipe_digest != self.recipe.digest:
+            raise CacheError(
+                f"{self.path / 'index.h5'} belongs to recipe {index.recipe_digest[:12]}…, but recipe.json beside it "
+                f"is {self.recipe.digest[:12]}…. Files of two caches were mixed; run the `manyheads extract` that "
+                "made this cache again, or extract into a new folder."
+            )
+        return index
+
+    def write_index(self, index: Index) -> None:
+        """Write which image is which row, atomically; readers see the old index or the new one."""
+        write_index(self.path / "index.h5", index, self.recipe, self.shards())
+
+    def read(self, digests: Sequence[str], out: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
+        """Read features by the digests of their images, shard by shard and checked.
+
+        Args:
+            digests: One for each wanted row, in any order, repeated or not.
+            out: Where to put them, (len(digests), D) of any float format; a new float32 array if not given.
+
+        Raises:
+            CacheError: A feature is not in the cache, or its shard is damaged.
+        """
+        shards = self.shards()
+        place = places(shards)
+        missing = [digest for digest in digests if digest not in place]
+        if missing:
+            raise CacheError(
+                f"{self.path} lacks the features of {len(missing)} of {len(digests)} images: a shard was removed. "
+                "Run the same `manyheads extract` again; only the missing ones are computed."
+            )
+        if out is None:
+            out = np.empty((len(digests), self.recipe.dimension), dtype=np.float32)
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for position, digest in enumerate(digests):
+            number, row = place[digest]
+            wanted.setdefault(number, []).append((position, row))
+        for number, pairs in wanted.items():
+            # A whole shard is read even for a few rows: HDF5 reads a list of rows an order of magnitude slower.
+            block = np.empty((len(shards[number].digests), self.recipe.dimension), dtype=self.recipe.storage)
+            read_rows(shards[number], block)
+            positions, rows = zip(*pairs, strict=True)
+            out[list(positions)] = block[list(rows)]
+        return out
+
+    def size(self) -> int:
+        """Return the bytes that the cache's files take."""
+        return sum(_sizes(self.path.rglob("*")))
+
+
+def is_cache(path: Path) -> bool:
+    """Whether a folder is a feature cache, of this format or another."""
+    return (path / "recipe.json").is_file()
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _sizes(paths: Iterable[Path]) -> Iterable[int]:
+    return (path.stat().st_size for path in paths if path.is_file())

@@ -1,0 +1,150 @@
+"""The index: which image is which row; the one file of a cache that other tools open."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from cache.atomic import writing_file
+from cache.errors import CacheError
+from cache.hdf5 import opened, read_strings, write_strings
+from cache.recipe import Recipe
+from cache.shard import Shard
+
+KIND = "manyheads index"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of an image set: its relative path, its class, the digest of its bytes, and its part if it has one."""
+
+    path: str
+    label: str
+    digest: str
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which image is which row of a cache.
+
+    Attributes:
+        entries: One a row, in the image set's order.
+        classes: Class names, in the order of the stored integer labels.
+        skipped: (path, reason) of images that could not be read and have no row.
+        images: The folder that the image set was read from.
+        recipe_digest: Digest of the cache's recipe.
+    """
+
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    images: str
+    recipe_digest: str
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Integer label of each row, (N,): positions in `classes`."""
+        number = {name: position for position, name in enumerate(self.classes)}
+        return np.array([number[entry.label] for entry in self.entries], dtype=np.int64)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the image set came split into train, val and test."""
+        return any(entry.part for entry in self.entries)
+
+
+def write_index(path: Path, index: Index, recipe: Recipe, shards: Sequence[Shard]) -> None:
+    """Write `index.h5` atomically.
+
+    Args:
+        path: CACHE/index.h5.
+        index: What to write; every entry's digest stands in one of the shards.
+        recipe: The cache's recipe.
+        shards: The shards that hold the features, in CACHE/shards.
+
+    Raises:
+        NoRoom: The disk is full or read-only.
+    """
+    place = places(shards)
+    shape = (len(index.entries), recipe.dimension)
+    layout = h5py.VirtualLayout(shape, dtype=recipe.storage)
+    for start, stop, number, row in _stretches([place[entry.digest] for entry in index.entries]):
+        source = h5py.VirtualSource(
+            f"shards/{shards[number].path.name}",
+            "features",
+            shape=(len(shards[number].digests), recipe.dimension),
+            dtype=recipe.storage,
+        )
+        layout[start:stop] = source[row : row + stop - start]
+    with writing_file(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["kind"] = KIND
+        file.attrs["recipe"] = recipe.digest
+        file.attrs["images"] = index.images
+        # NaN, so that a shard that went missing can never pass for zeros.
+        file.create_virtual_dataset("features", layout, fillvalue=np.nan)
+        labels = file.create_dataset("labels", data=index.labels)
+        labels.attrs.create("classes", list(index.classes), dtype=h5py.string_dtype())
+        write_strings(file, "paths", [entry.path for entry in index.entries])
+        write_strings(file, "digests", [entry.digest for entry in index.entries])
+        if index.has_parts:
+            write_strings(file, "parts", [entry.part for entry in index.entries])
+        write_strings(file, "skipped/paths", [path for path, _ in index.skipped])
+        write_strings(file, "skipped/reasons", [reason for _, reason in index.skipped])
+
+
+def read_index(path: Path) -> Index:
+    """Read `index.h5`.
+
+    Raises:
+        CacheError: It is missing, damaged or not an index.
+    """
+    mend = "Run the same `manyheads extract` again: it rewrites the index from the shards."
+    if not path.exists():
+        raise CacheError(
+            f"{path.parent} has no index yet: its extraction did not finish. Run the same `manyheads extract` again; "
+            "what is computed already is kept."
+        )
+    with opened(path, mend) as file:
+        if file.attrs.get("kind") != KIND:
+            raise CacheError(f"{path} is not the index of a feature cache. {mend}")
+        classes = tuple(str(name) for name in file["labels"].attrs["classes"])
+        paths, digests, labels = read_strings(file, "paths"), read_strings(file, "digests"), file["labels"][:]
+        parts = read_strings(file, "parts") if "parts" in file else [""] * len(paths)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise CacheError(f"{path} has labels outside its {len(classes)} classes. {mend}")
+        return Index(
+            entries=tuple(
+                Entry(image, classes[label], digest, part)
+                for image, label, digest, part in zip(paths, labels, digests, parts, strict=True)
+            ),
+            classes=classes,
+            skipped=tuple(zip(read_strings(file, "skipped/paths"), read_strings(file, "skipped/reasons"), strict=True)),
+            images=str(file.attrs["images"]),
+            recipe_digest=str(file.attrs["recipe"]),
+        )
+
+
+def places(shards: Sequence[Shard]) -> dict[str, tuple[int, int]]:
+    """Return where each digest's feature stands: digest -> (number of the shard, row in it)."""
+    found: dict[str, tuple[int, int]] = {}
+    for number, shard in enumerate(shards):
+        for row, digest in enumerate(shard.digests):
+            found.setdefault(digest, (number, row))
+    return found
+
+
+def _stretches(where: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+    """Join neighbouring rows: (start, stop, shard, first row in the shard) for each unbroken stretch."""
+    joined: list[tuple[int, int, int, int]] = []
+    for position, (shard, row) in enumerate(where):
+        if joined:
+            start, stop, last_shard, first = joined[-1]
+            if shard == last_shard and row == first + stop - start:
+                joined[-1] = (start, stop + 1, shard, first)
+                continue
+        joined.append((position, position + 1, shard, row))
+    return joined

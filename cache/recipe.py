@@ -1,0 +1,176 @@
+"""The recipe: all that a feature depends on except the image."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import write_text
+from cache.errors import CacheError, RecipeMismatch
+
+FORMAT_VERSION = 1
+STORAGE = {"float32": 4, "float16": 2}  # bytes a number
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a feature depends on except the image; its digest names what a cache is.
+
+    Attributes:
+        base: Name of the torchvision network.
+        weights_digest: SHA-256 over the tensors in use.
+        transform: Parameters of the evaluation transform.
+        decoding: Version of the rules by which a file becomes RGB pixels.
+        dimension: Numbers in one feature.
+        views: Views of each image.
+        precision: Arithmetic of the base: fp32, bf16 or fp16.
+        storage: Number format in the shards: float32 or float16.
+        format_version: Version of the cache's own layout.
+        weights: Where the weights came from, for a person to read; not part of the digest, since the
+            same tensors may come from several files.
+    """
+
+    base: str
+    weights_digest: str
+    transform: Mapping[str, Any]
+    decoding: int
+    dimension: int
+    views: int = 1
+    precision: str = "fp32"
+    storage: str = "float32"
+    format_version: int = FORMAT_VERSION
+    weights: str = field(default="", compare=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every field but `weights`, as 64 hexadecimal digits."""
+        identity = {name: value for name, value in asdict(self).items() if name != "weights"}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the base was never trained, so that its features are only random projections."""
+        return self.weights.startswith("random:")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one feature takes in a shard."""
+        return self.dimension * STORAGE[self.storage]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field and the digest, as JSON can hold them."""
+        return {**asdict(self), "digest": self.digest}
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> "Recipe":
+        """Read a recipe back from what `as_dict` gave.
+
+        Args:
+            values: The parsed JSON.
+            where: The file that it stands in, for the message.
+
+        Raises:
+            CacheError: A field is missing or of another type, or the digest is not the fields'.
+        """
+        mend = "It was damaged or edited: restore it, or extract into a new folder."
+        if not isinstance(values, dict):
+            raise CacheError(f"The recipe in {where} is not a JSON object. {mend}")
+        kinds = {"transform": dict, "decoding": int, "dimension": int, "views": int, "format_version": int}
+        for one in fields(cls):
+            kind = kinds.get(one.name, str)
+            if not isinstance(values.get(one.name), kind):
+                raise CacheError(f"The recipe in {where} has no proper field '{one.name}' ({kind.__name__}). {mend}")
+        recipe = cls(**{one.name: values[one.name] for one in fields(cls)})
+        if recipe.format_version != FORMAT_VERSION:
+            raise CacheError(
+                f"{where} has format version {recipe.format_version}; this manyheads reads version {FORMAT_VERSION}. "
+                "Use the manyheads that wrote it, or extract into a new folder."
+            )
+        if recipe.digest != values.get("digest") or recipe.storage not in STORAGE:
+            raise CacheError(f"The recipe in {where} does not match its own digest. {mend}")
+        return recipe
+
+    def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
+        """Return the fields in which two recipes differ, each with this recipe's value and the other's."""
+        mine, theirs = _flat(asdict(self)), _flat(asdict(other))
+        return {
+            name: (mine.get(name), theirs.get(name))
+            for name in sorted(mine.keys() | theirs.keys())
+            if name != "weights" and mine.get(name) != theirs.get(name)
+        }
+
+    def require_same(self, asked: "Recipe", where: Path | str) -> None:
+        """Refuse a recipe that is not this one.
+
+        Raises:
+            RecipeMismatch: Names every field that differs, both values, and the way out.
+        """
+        found = self.differences(asked)
+        if found:
+            raise mismatch(found, where)
+
+
+def mismatch(differences: Mapping[str, tuple[Any, Any]], where: Path | str) -> RecipeMismatch:
+    """Word a refusal from the differing fields: name -> (what `where` holds, what was asked)."""
+    lines = "; ".join(f"{name} is {_short(held)}, asked {_short(asked)}" for name, (held, asked) in differences.items())
+    return RecipeMismatch(
+        f"{where} holds features of another recipe: {lines}. Ask for the recipe that it holds "
+        "(`manyheads cache info` shows it), or extract into another folder."
+    )
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """`recipe.json`: the recipe and what it was made from.
+
+    `made_from` holds everything that determines the recipe and can be known without loading torch (names, library
+    versions, hashes of files). Where a later command would make its recipe from equal things, the recipe is equal.
+    """
+
+    recipe: Recipe
+    made_from: Mapping[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Write `recipe.json` into the cache's folder, atomically."""
+        document = {"recipe": self.recipe.as_dict(), "made_from": dict(self.made_from)}
+        write_text(folder / "recipe.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "RecipeFile":
+        """Read `recipe.json` of a cache.
+
+        Raises:
+            CacheError: It is missing or not a recipe.
+        """
+        path = folder / "recipe.json"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CacheError(
+                f"{folder} is not a feature cache: it has no recipe.json. "
+                "Make one with `manyheads extract IMAGES CACHE`, or name another folder."
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CacheError(f"{path} cannot be read ({error}). Restore it, or extract into a new folder.") from error
+        made_from = document.get("made_from") if isinstance(document, dict) else None
+        if not isinstance(made_from, dict):
+            raise CacheError(f"{path} is not a recipe file. Restore it, or extract into a new folder.")
+        recipe = Recipe.from_dict(document.get("recipe"), str(path))
+        return cls(recipe, {str(name): str(value) for name, value in made_from.items()})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 and text.isalnum() else text
