@@ -1,0 +1,365 @@
+"""The paper's head: dropout on the features, then linear layers that narrow down to the classes.
+
+Source: C. Iorga, V.-E. Neagoe, "A Deep CNN Approach with Transfer Learning for Image Recognition", ECAI 2019,
+doi 10.1109/ECAI46879.2019.9042173, and the code that its authors published.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from numbers import Integral
+from time import perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import assert_all_finite, check_random_state, gen_batches
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from pipeline.heads import (
+    Allowed,
+    HeadValueError,
+    Part,
+    check_parameters,
+    learn_classes,
+    number,
+    read_validation,
+    whole,
+)
+
+# Numbers that one step of checking or predicting holds at once: 32 MB in double precision.
+CHUNK = 2**22
+
+# float32 and float16 rows are used where they lie. scikit-learn looks for NaN in all rows at once, which costs N * D
+# bytes for float16; `_finite` looks in chunks.
+AS_THEY_ARE: dict[str, Any] = {"dtype": [np.float32, np.float16], "order": "C", "ensure_all_finite": False}
+
+
+def head_network(
+    n_features: int, n_classes: int, *, hidden: Sequence[int] | None = None, dropout: float = 0.5
+) -> nn.Sequential:
+    """Build the paper's head with the paper's layer names; its output is the logarithm of the probabilities.
+
+    Args:
+        n_features: D, numbers per image.
+        n_classes: C.
+        hidden: widths of the hidden layers; None is the paper's rule 4C, 3C, 2C.
+        dropout: rate at which features are dropped while training.
+
+    Returns:
+        Layers `dropout, inputs, relu1, hidden_layer1, relu2, …, output`, initialised from torch's global generator.
+    """
+    sizes = (n_features, *((4 * n_classes, 3 * n_classes, 2 * n_classes) if hidden is None else hidden), n_classes)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(dropout=nn.Dropout(dropout))
+    for depth, (wide, narrow) in enumerate(pairwise(sizes)):
+        if depth:
+            layers[f"relu{depth}"] = nn.ReLU()
+        layers[f"hidden_layer{depth}" if depth else "inputs"] = nn.Linear(wide, narrow)
+    layers["output"] = nn.LogSoftmax(dim=1)
+    return nn.Sequential(layers)
+
+
+class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """The paper's head and training recipe as a scikit-learn classifier.
+
+    The same seed gives the same weights bit for bit on the same machine with the same number of threads; no global
+    random state is read or changed. Predictions are computed on the CPU in double precision, so that a row's
+    probabilities depend neither on its neighbours nor on the device that trained the head.
+
+    Args:
+        hidden: widths of the hidden layers; None is the paper's rule 4C, 3C, 2C for C classes.
+        lr: learning rate of Adam.
+        epochs: passes over the training rows; with `patience`, at most.
+        batch_size: rows per step; the last, incomplete batch of an epoch counts too.
+        dropout: rate at which features are dropped while training, in steps of 1/65536.
+        weight_decay: L2 penalty of Adam.
+        patience: stop after so many epochs without a lower validation loss and keep the best epoch's weights;
+            None trains for all epochs and keeps the last one's, as the paper did.
+        random_state: seed of the initial weights, the order of the rows and the dropped features.
+        device: where to train: `cpu`, `cuda` or `cuda:N`.
+
+    Attributes:
+        classes_: (C,) labels, sorted.
+        n_features_in_: D.
+        module_: the fitted network, on the CPU, in evaluation mode.
+        history_: per epoch `epoch, train_loss, train_accuracy, val_loss, val_accuracy, seconds`; the train figures are
+            those of the training pass itself, with dropout; the val figures are None without a validation part.
+        n_epochs_: epochs trained.
+        best_epoch_: the epoch, from 1 on, whose weights are kept.
+    """
+
+    allowed: ClassVar[dict[str, Allowed]] = {
+        "hidden": Allowed(
+            "a sequence of whole numbers from 1 on",
+            lambda sizes: isinstance(sizes, (tuple, list)) and all(whole(1).test(size) for size in sizes),
+        ).or_none("the paper's 4C, 3C, 2C"),
+        "lr": number(0, least_too=False),
+        "epochs": whole(1),
+        "batch_size": whole(1),
+        "dropout": number(0, 1),
+        "weight_decay": number(0),
+        "patience": whole(1).or_none("no early stopping"),
+        "device": Allowed("cpu, cuda or cuda:N", lambda name: bool(re.fullmatch(r"cpu|cuda(:\d+)?", str(name)))),
+    }
+
+    def __init__(
+        self,
+        hidden: Sequence[int] | None = None,
+        *,
+        lr: float = 1e-4,
+        epochs: int = 15,
+        batch_size: int = 16,
+        dropout: float = 0.5,
+        weight_decay: float = 0.0,
+        patience: int | None = None,
+        random_state: Any = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden = hidden
+        self.lr = lr
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.dropout = dropout
+        self.weight_decay = weight_decay
+        self.patience = patience
+        self.random_state = random_state
+        self.device = device
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    ) -> MLPHead:
+        """Train on features X (N, D) with labels y (N,).
+
+        Args:
+            X: features; float32 and float16 arrays, memory-mapped ones too, are read batch by batch and never copied
+                whole, others are converted to float32.
+            y: labels of any kind.
+            X_val: features of the validation part (M, D), watched but never trained on.
+            y_val: their labels (M,).
+            on_epoch: called with every new entry of `history_`.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            HeadValueError: parameters or data that can't be used, or a loss that is no longer finite.
+        """
+        check_parameters(self)
+        device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise HeadValueError(
+                f"device={self.device!r}: torch finds {torch.cuda.device_count()} CUDA devices here. Use device='cpu'."
+            )
+        rows, labels = validate_data(self, X, y, **AS_THEY_ARE)
+        train = _finite(rows), learn_classes(self, labels)
+        val = read_validation(self, X_val, y_val, self._read)
+        if self.patience is not None and val is None:
+            raise HeadValueError(f"patience={self.patience} needs a validation part: give X_val and y_val.")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._seed())
+            module = head_network(rows.shape[1], len(self.classes_), hidden=self.hidden, dropout=self.dropout)
+            generator = torch.Generator()
+            # The stream goes on where the initial weights end: one seed, and no number is used twice.
+            generator.set_state(torch.get_rng_state())
+        self._train(
+            module.to(device), _Batches(*train, self.batch_size, self.dropout, generator, device), val, on_epoch
+        )
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the probability of every class (N, C) for features X (N, D)."""
+        check_is_fitted(self)
+        return np.exp(_log_probabilities(self.module_, self._read(X)))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the likeliest class (N,) for features X (N, D)."""
+        codes = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[codes])
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the weights under the layers' names, and as JSON all else that `from_tensors` needs."""
+        check_is_fitted(self)
+        parameters = self.get_params() | {"device": "cpu"}
+        if not isinstance(self.random_state, Integral):
+            parameters["random_state"] = None
+        learned = {
+            "classes": self.classes_.tolist(),
+            "n_features": self.n_features_in_,
+            "parameters": parameters,
+            "history": self.history_,
+            "best_epoch": self.best_epoch_,
+        }
+        return dict(self.module_.state_dict()), {key: json.dumps(value, default=int) for key, value in learned.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, str]) -> MLPHead:
+        """Rebuild the fitted head, on the CPU, from what `to_tensors` returned."""
+        learned = {key: json.loads(value) for key, value in metadata.items()}
+        head = cls(**learned["parameters"])
+        if head.hidden is not None:
+            head.hidden = tuple(head.hidden)
+        check_parameters(head)
+        head.classes_ = np.array(learned["classes"])
+        head.n_features_in_ = learned["n_features"]
+        # On the meta device nothing is drawn or allocated before the shapes have been compared.
+        with torch.device("meta"):
+            head.module_ = head_network(
+                head.n_features_in_, len(head.classes_), hidden=head.hidden, dropout=head.dropout
+            )
+        head.module_.load_state_dict(tensors, assign=True)
+        head.module_.eval()
+        head.history_, head.best_epoch_ = learned["history"], learned["best_epoch"]
+        head.n_epochs_ = len(head.history_)
+        return head
+
+    def _train(
+        self,
+        module: nn.Sequential,
+        batches: _Batches,
+        val: Part | None,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        """Run the epochs and set all that fitting learns."""
+        optimizer = torch.optim.Adam(module.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        self.history_: list[dict[str, Any]] = []
+        best_loss, best_weights = np.inf, None
+        for epoch in range(1, int(self.epochs) + 1):
+            start = perf_counter()
+            train_loss, train_accuracy = _train_epoch(module, optimizer, batches)
+            if not np.isfinite(train_loss):
+                raise HeadValueError(
+                    f"The training loss is {train_loss} in epoch {epoch} at lr={self.lr:g}: the training diverged. "
+                    "Use a lower lr."
+                )
+            val_loss, val_accuracy = (None, None) if val is None else _figures(module, val)
+            self.history_.append(
+                {
+                    "epoch": epoch,
+                    "train_loss": train_loss,
+                    "train_accuracy": train_accuracy,
+                    "val_loss": val_loss,
+                    "val_accuracy": val_accuracy,
+                    "seconds": perf_counter() - start,
+                }
+            )
+            if on_epoch is not None:
+                on_epoch(dict(self.history_[-1]))
+            if self.patience is None or val_loss is None:
+                self.best_epoch_ = epoch
+            elif best_weights is None or val_loss < best_loss:
+                self.best_epoch_, best_loss = epoch, val_loss
+                best_weights = copy.deepcopy(module.state_dict())
+            elif epoch - self.best_epoch_ >= self.patience:
+                break
+        if best_weights is not None:
+            module.load_state_dict(best_weights)
+        module.zero_grad()
+        self.module_ = module.cpu().eval()
+        self.n_epochs_ = len(self.history_)
+
+    def _read(self, X: ArrayLike) -> NDArray[Any]:
+        return _finite(validate_data(self, X, reset=False, **AS_THEY_ARE))
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+
+class _Batches:
+    """Batches of one epoch, in a new order each time, with features dropped, in buffers that are used again."""
+
+    def __init__(
+        self,
+        X: NDArray[Any],
+        codes: NDArray[np.intp],
+        size: int,
+        dropout: float,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        size = min(int(size), len(X))
+        self.X, self.codes, self.size, self.order = X, torch.from_numpy(codes).to(device), size, generator
+        self.read = np.empty((size, X.shape[1]), X.dtype)
+        self.inputs = torch.empty(self.read.shape, device=device)
+        self.keep = torch.empty_like(self.inputs)
+        # 16 random bits a feature: nn.Dropout draws a float for each and takes most of a step on the CPU.
+        self.bits = torch.empty(-(-self.keep.numel() // 4), dtype=torch.int64, device=device)
+        self.dropped = min(round(dropout * 2**16), 2**16 - 1)
+        self.masks = torch.Generator(device)
+        self.masks.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.X), generator=self.order)
+        for batch in gen_batches(len(order), self.size):
+            rows = order[batch]
+            read, inputs = self.read[: len(rows)], self.inputs[: len(rows)]
+            np.take(self.X, rows.numpy(), axis=0, out=read, mode="clip")
+            inputs.copy_(torch.from_numpy(read))
+            yield self._drop(inputs), self.codes[rows.to(self.codes.device)]
+
+    def _drop(self, inputs: Tensor) -> Tensor:
+        """Drop features in place and scale the others up, so that the sum over features is expected to stay."""
+        if not self.dropped:
+            return inputs
+        self.bits.random_(-(2**63), None, generator=self.masks)
+        bits = self.bits.view(torch.int16)[: inputs.numel()].view(inputs.shape)
+        keep = torch.ge(bits, self.dropped - 2**15, out=self.keep[: len(inputs)])
+        return inputs.mul_(keep).div_(1 - self.dropped / 2**16)
+
+
+def _train_epoch(module: nn.Sequential, optimizer: torch.optim.Optimizer, batches: _Batches) -> tuple[float, float]:
+    """Pass once over the rows; return mean loss and accuracy as the passing batches showed them."""
+    layers = module.train()[1:]  # the batches come with features dropped
+    total = torch.zeros(2, dtype=torch.float64, device=batches.inputs.device)
+    for inputs, codes in batches:
+        optimizer.zero_grad()
+        scores = layers(inputs)
+        loss = nn.functional.nll_loss(scores, codes)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        correct = (scores.detach().argmax(1) == codes).sum()
+        total += torch.stack((loss.detach().double() * len(codes), correct.double()))
+    mean_loss, accuracy = (total / len(batches.X)).tolist()
+    return mean_loss, accuracy
+
+
+def _figures(module: nn.Sequential, part: Part) -> tuple[float, float]:
+    """Return the mean loss and the accuracy of a network on one part of a split, without dropout."""
+    rows, codes = part
+    scores = _log_probabilities(module, rows)
+    loss = -scores[np.arange(len(codes)), codes].mean()
+    return float(loss), float((scores.argmax(axis=1) == codes).mean())
+
+
+def _log_probabilities(module: nn.Sequential, rows: NDArray[Any]) -> NDArray[np.float64]:
+    # A float32 product depends on how many rows share it; in float64 that is far below what anyone compares.
+    double = copy.deepcopy(module).cpu().double().eval()
+    with torch.inference_mode():
+        scores = [double(torch.from_numpy(rows[chunk].astype(np.float64))).numpy() for chunk in _chunks(rows)]
+    return np.concatenate(scores)
+
+
+def _finite(rows: NDArray[Any]) -> NDArray[Any]:
+    for chunk in _chunks(rows):
+        assert_all_finite(rows[chunk], input_name="X")
+    # numpy.take would copy all of a misaligned array at every step.
+    return np.require(rows, requirements=["C", "A"])
+
+
+def _chunks(rows: NDArray[Any]) -> Iterator[slice]:
+    chunks: Iterator[slice] = gen_batches(len(rows), max(1, CHUNK // rows.shape[1]))
+    return chunks
