@@ -1,0 +1,33 @@
+"""The stages as functions: `extract`, `fit_head`, `evaluate`, `predict`, and what they return.
+
+A name is imported when it is first used, so that `import pipeline` costs nothing. The modules are named for nouns
+(`extraction`, `fitting`, …), so that none of them hides the function of the same name.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.demo import run_demo as run_demo
+    from pipeline.doctor import diagnose as diagnose
+    from pipeline.evaluation import evaluate as evaluate
+    from pipeline.extraction import extract as extract
+    from pipeline.fitting import fit_head as fit_head
+    from pipeline.prediction import predict as predict
+
+_HOMES = {
+    "diagnose": "pipeline.doctor",
+    "evaluate": "pipeline.evaluation",
+    "extract": "pipeline.extraction",
+    "fit_head": "pipeline.fitting",
+    "predict": "pipeline.prediction",
+    "run_demo": "pipeline.demo",
+}
+
+__all__ = ["diagnose", "evaluate", "extract", "fit_head", "predict", "run_demo"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,226 @@
+"""A run: one fitted model with one seed, as a folder that says everything about itself."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cache import CacheError, Recipe
+from cache.atomic import write_text
+from pipeline.errors import RunError
+from pipeline.split import NAMES, Split
+
+FORMAT_VERSION = 1
+_KINDS = (
+    {"seed": int, "seeded": bool, "format_version": int}
+    | dict.fromkeys(("classes", "notes", "history"), list)
+    | dict.fromkeys(("parameters", "recipe", "images", "digests", "versions", "machine", "timings"), dict)
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `run.json` holds.
+
+    Attributes:
+        name: The configuration's name; runs of one name differ in the seed alone.
+        head: Name of the head, as `fit-head --head` takes it.
+        seed: The run's seed.
+        seeded: Whether the seed has any influence on this head.
+        parameters: Every hyper-parameter of the head.
+        device: Where it was fitted.
+        classes: Class names, in the order of the head's probabilities.
+        recipe: Recipe of the features that it was fitted on, and needs.
+        cache: Folder of the cache that it was fitted from, absolute.
+        split: How the split came about, in words.
+        images: Part -> paths of its images.
+        digests: Part -> digest of its images (see `Split`).
+        notes: What the user should know about these figures, such as random weights.
+        versions: Library versions.
+        machine: Processor, cores and system.
+        timings: Seconds, by what they were spent on.
+        history: One record an epoch, for heads that are trained in epochs.
+    """
+
+    name: str
+    head: str
+    seed: int
+    seeded: bool
+    parameters: Mapping[str, Any]
+    device: str
+    classes: tuple[str, ...]
+    recipe: Recipe
+    cache: str
+    split: str
+    images: Mapping[str, Sequence[str]]
+    digests: Mapping[str, str]
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    timings: Mapping[str, float]
+    history: tuple[Mapping[str, float | None], ...] = ()
+    format_version: int = FORMAT_VERSION
+    path: Path = field(default=Path(), compare=False)
+
+    @property
+    def label(self) -> str:
+        """Name and seed, as messages show them."""
+        return f"{self.name}/{folder_name(self.seed)}"
+
+    def write(self, folder: Path) -> None:
+        """Write `run.json` into a folder."""
+        document = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "path"}
+        document["recipe"] = self.recipe.as_dict()
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """Read `run.json` of a run folder.
+
+        Raises:
+            RunError: It is missing, damaged, or of another format version.
+        """
+        path = folder / "run.json"
+        mend = "Remove the run's folder and run `manyheads fit-head` again."
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(
+                f"{folder} is not a run: it has no run.json. Name the folder of one run, such as RUNS/NAME/seed-0000."
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path} cannot be read ({error}). {mend}") from error
+        if not isinstance(document, dict):
+            raise RunError(f"{path} is not a JSON object. {mend}")
+        if document.get("format_version") != FORMAT_VERSION:
+            raise RunError(
+                f"{path} has format version {document.get('format_version')!r}; this manyheads reads version "
+                f"{FORMAT_VERSION}. Use the manyheads that wrote it, or fit again under another name."
+            )
+        try:
+            return cls._from_document(document, folder)
+        except KeyError as error:
+            raise RunError(f"{path} is damaged: it lacks {error}. {mend}") from error
+        except (TypeError, ValueError, RecursionError, CacheError) as error:
+            raise RunError(f"{path} is damaged: {error}. {mend}") from error
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any], folder: Path) -> "Run":
+        values = {one.name: document[one.name] for one in fields(cls) if one.name != "path"}
+        for name, value in values.items():
+            kind = _KINDS.get(name, str)
+            # JSON's true is an int to Python.
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise TypeError(f"'{name}' is not of type {kind.__name__}")
+        for name, kind in {"classes": str, "notes": str, "history": dict}.items():
+            values[name] = tuple(_each(values[name], kind, name))
+        for part in NAMES:
+            _each([values["digests"][part]], str, "digests")
+            _each(values["images"][part], str, f"{part} images")
+        if values["seed"] < 0:
+            raise ValueError("'seed' is below 0")
+        values["recipe"] = Recipe.from_dict(values["recipe"], str(folder / "run.json"))
+        return cls(**values, path=folder)
+
+    def configuration(self) -> dict[str, Any]:
+        """Everything that runs of one name share, but the recipe."""
+        return {
+            "head": self.head,
+            "device": self.device.partition(":")[0],  # which of several GPUs makes no difference
+            **{f"parameter {name}": _plain(value) for name, value in self.parameters.items()},
+            "classes": list(self.classes),
+            "split": self.split,
+            **{f"{part} images": self.digests[part] for part in NAMES},
+        }
+
+    def require_same(self, asked: "Run") -> None:
+        """Refuse to take this run for another one.
+
+        Raises:
+            RunError: The configurations differ; names the fields, their values and the way out.
+        """
+        mine, theirs = self.configuration(), asked.configuration()
+        # How a split came about is only worth a word where it gave other images.
+        same_images = all(self.digests[part] == asked.digests[part] for part in NAMES)
+        values = {
+            name: (mine.get(name), theirs.get(name))
+            for name in [*mine, *(theirs.keys() - mine.keys())]
+            if not (name == "split" and same_images)
+        }
+        values |= {f"recipe {name}": pair for name, pair in self.recipe.differences(asked.recipe).items()}
+        differing = [
+            f"{name} is {_short(held)}, asked {_short(other)}"
+            for name, (held, other) in values.items()
+            if held != other
+        ]
+        if differing:
+            raise RunError(
+                f"{self.path} was fitted otherwise: {'; '.join(differing)}. Give the new configuration a name of its "
+                f"own (`--name`), or remove {self.path.parent} to fit it anew."
+            )
+
+
+def folder_name(seed: int) -> str:
+    """Name a run's folder: seed-0000."""
+    return f"seed-{seed:04d}"
+
+
+def find_runs(places: Iterable[Path | str]) -> list[Run]:
+    """Find the runs in any mix of RUNS, RUNS/NAME and single run folders.
+
+    Returns:
+        The runs, ordered by name and seed, each once.
+
+    Raises:
+        RunError: A place does not exist or holds no run.
+    """
+    found: dict[Path, Run] = {}
+    for place in map(Path, places):
+        if not place.is_dir():
+            raise RunError(
+                f"{place} is not a folder. Name a folder of runs, as `manyheads fit-head CACHE RUNS` makes it."
+            )
+        if place.name in ("", ".."):  # a run's folder must have its name, and know RUNS/NAME above it
+            place = place.resolve()
+        documents = [path for pattern in ("run.json", "*/run.json", "*/*/run.json") for path in place.glob(pattern)]
+        # A folder whose name begins with a dot is a run that is being written.
+        here = [
+            path.parent
+            for path in documents
+            if not any(part.startswith(".") for part in path.relative_to(place).parent.parts)
+        ]
+        if not here:
+            raise RunError(f"{place} holds no runs. Fit some with `manyheads fit-head CACHE {place}`.")
+        found |= {folder.resolve(): Run.read(folder) for folder in here}
+    return sorted(found.values(), key=lambda run: (run.name, run.seed, str(run.path)))
+
+
+def write_beside(run: Run, name: str, text: str) -> Path:
+    """Write a text file into a finished run's folder, atomically."""
+    write_text(run.path / name, text)
+    return run.path / name
+
+
+def images_of(split: Split, paths: Sequence[str]) -> dict[str, list[str]]:
+    """Return the paths of each part of a split."""
+    return {part: [paths[row] for row in split.rows[part]] for part in NAMES}
+
+
+def _each(values: object, kind: type, name: str) -> list[Any]:
+    """Return a list from JSON whose elements are all of one type."""
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise TypeError(f"'{name}' is not a list of type {kind.__name__}")
+    return values
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    if isinstance(value, str) and len(text) == 64:
+        return f"{text[:12]}…"
+    return text if len(text) <= 60 else f"{text[:57]}…"

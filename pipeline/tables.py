@@ -1,0 +1,204 @@
+"""How results look as text: one function for each command's result."""
+
+import csv
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cache.atomic import human_size
+from cache.description import Description
+from pipeline.demo import Demo
+from pipeline.doctor import Diagnosis
+from pipeline.evaluation import Evaluation, Summary
+from pipeline.extraction import Extraction
+from pipeline.fitting import Fitting
+from pipeline.metrics import Spread
+from pipeline.prediction import PredictionList
+from pipeline.terminal import duration
+
+RANDOM_WEIGHTS = "random weights: the base was never trained, its features are random projections of the pixels"
+
+
+def show_extraction(result: Extraction, console: Console) -> None:
+    """Say what an extraction computed, found and left out."""
+    recipe = result.recipe
+    said = [
+        f"{result.images} images of {result.classes} classes in {result.cache}: {result.computed} computed, "
+        f"{result.cached} cached; {recipe['dimension']} {recipe['storage']} numbers each, "
+        f"{human_size(result.size)}, {duration(result.seconds)}."
+    ]
+    if result.changes:
+        changes = result.changes
+        said.append(
+            f"Since the last time: {changes.new} new, {changes.renamed} renamed, {changes.changed} changed, "
+            f"{changes.removed} removed."
+        )
+    if result.shares:
+        shares = ", ".join(f"{what} {share:.0%}" for what, share in result.shares.items())
+        said.append(f"Time went to: {shares} (decoding: only what the base had to wait for).")
+    _print(console, said)
+    _warn(console, [RANDOM_WEIGHTS] if result.random_weights else [])
+    if result.strays:
+        _warn(console, [f"{len(result.strays)} images lie outside every class folder and were left out:"])
+        _print(console, [f"  {path}" for path in result.strays])
+    if result.skipped:
+        _warn(console, [f"{len(result.skipped)} images could not be read and have no features:"])
+        _print(console, [f"  {path}: {reason}" for path, reason in result.skipped])
+    _next(console, f"manyheads fit-head {_quoted(result.cache)} RUNS")
+
+
+def show_fitting(result: Fitting, console: Console) -> None:
+    """Say which runs were fitted."""
+    first = result.runs[0]
+    kept = len(result.runs) - result.fitted
+    folder = first.path.parent
+    _print(
+        console,
+        [
+            f"{result.fitted} runs fitted, {kept} kept, in {folder} ({duration(result.seconds)}); "
+            f"split: {first.split} = {'/'.join(str(len(paths)) for paths in first.images.values())} images."
+        ],
+    )
+    _next(console, f"manyheads evaluate {_quoted(folder.parent)}")
+
+
+def show_evaluation(result: Evaluation, console: Console) -> None:
+    """Draw the ranking, and say what is within noise."""
+    best = result.names[0]
+    table = Table(title=f"{result.part}, {best.images} images", title_justify="left")
+    table.add_column("name", overflow="fold")
+    table.add_column("base")
+    for heading in ("seeds", "accuracy", "95 %", "min", "max", "balanced", "macro F1", "log loss"):
+        table.add_column(heading, justify="right")
+    for summary in result.names:
+        accuracy = summary.metrics["accuracy"]
+        table.add_row(
+            Text(summary.name),
+            Text(summary.base + (" (random)" if summary.weights.startswith("random:") else "")),
+            str(len(summary.seeds)),
+            _mean(accuracy),
+            f"{summary.interval[0]:.3f} to {summary.interval[1]:.3f}",
+            f"{accuracy.smallest:.4f}",
+            f"{accuracy.largest:.4f}",
+            *(f"{summary.metrics[name].mean:.4f}" for name in ("balanced_accuracy", "macro_f1", "log_loss")),
+        )
+    console.print(table)
+    _print(console, ["accuracy: mean ± standard deviation over seeds; 95 %: of the mean, over seeds and images"])
+    _print(console, [_distance(summary, best) for summary in result.names[1:]])
+    if not result.comparable:
+        _warn(console, [f"these names were not evaluated on the same {result.part} images: the order means little"])
+    notes = {note: None for summary in result.names for note in summary.notes}
+    _warn(console, notes)
+    _print(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
+
+
+def show_predictions(result: PredictionList, console: Console) -> None:
+    """Draw a table with the likeliest classes of every image."""
+    table = Table(title=Text(f"predicted by {result.run}"), title_justify="left")
+    table.add_column("image", overflow="fold")
+    for rank in range(1, max((len(image.top) for image in result.images), default=0) + 1):
+        table.add_column(str(rank))
+    for image in result.images:
+        table.add_row(Text(image.path), *(Text(f"{name} {probability:.1%}") for name, probability in image.top))
+    console.print(table)
+    _warn(console, result.notes)
+    _warn(console, [f"{path} could not be read: {reason}" for path, reason in result.skipped])
+
+
+def csv_predictions(result: PredictionList, console: Console) -> None:
+    """Write one line for each image and rank: path,rank,class,probability."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "class", "probability"])
+    for image in result.images:
+        for rank, (name, probability) in enumerate(image.top, start=1):
+            writer.writerow([image.path, rank, name, f"{probability:.9g}"])
+
+
+def show_description(result: Description, console: Console) -> None:
+    """Tell what a cache is."""
+    state = f"{result.images} images of {len(result.classes)} classes" if result.finished else "not finished yet"
+    said = [
+        f"{result.path}: {state}, {result.features} features in {result.shards} shards, {human_size(result.size)}",
+    ]
+    if result.finished:
+        said.append(f"images from {result.source}")
+        said.append("classes: " + ", ".join(f"{name} {count}" for name, count in result.classes.items()))
+    if result.parts:
+        said.append("its own split: " + ", ".join(f"{part} {count}" for part, count in result.parts.items()))
+    if result.unused:
+        said.append(f"{result.unused} features belong to images that are no longer in the set")
+    _print(console, [*said, "recipe:"])
+    _print(console, [f"  {name}: {value}" for name, value in result.recipe.items()])
+    _warn(console, [RANDOM_WEIGHTS] if result.random_weights else [])
+    _warn(console, [f"{path} could not be read: {reason}" for path, reason in result.skipped])
+    if not result.finished:
+        _warn(console, ["run the same `manyheads extract` again: it goes on after the last shard"])
+
+
+def show_diagnosis(result: Diagnosis, console: Console) -> None:
+    """Tell what this installation runs on."""
+    said = [f"{name}: {version}" for name, version in result.versions.items()]
+    said += [f"{name}: {value}" for name, value in result.machine.items()]
+    if result.memory_free is not None:
+        said.append(f"memory free: {human_size(result.memory_free)}")
+    said += [f"disk free in {folder}: {human_size(free)}" for folder, free in result.disk_free.items()]
+    said += [
+        f"device {name}: {what}, natively {', '.join(result.precisions[name])}" for name, what in result.devices.items()
+    ]
+    said.append(f"weights in {result.weights_folder}: {len(result.weights) or 'none'}")
+    said += [f"  {file}: {entry}" for file, entry in result.weights.items()]
+    _print(console, said)
+
+
+def show_demo(result: Demo, console: Console) -> None:
+    """Show the demo's ranking, and say what to type next."""
+    show_evaluation(result.evaluation, console)
+    if result.extraction.random_weights:
+        _warn(
+            console,
+            [
+                "so this is the floor that transfer learning is measured against; with a file of ImageNet weights: "
+                "`manyheads demo --weights FILE`"
+            ],
+        )
+    best = result.evaluation.names[0]
+    image = next(path for path in sorted(result.images.rglob("*.jpg")))
+    _next(console, f"manyheads predict {_quoted(best.folder / 'seed-0000')} {_quoted(image)}")
+
+
+def _mean(values: Spread) -> str:
+    return f"{values.mean:.4f}" + ("" if values.deviation is None else f" ± {values.deviation:.4f}")
+
+
+def _distance(summary: Summary, best: Summary) -> str:
+    if summary.behind is None:
+        return f"{summary.name} saw other images than {best.name}: not compared"
+    points, low, high = (-100 * value for value in summary.behind)
+    verdict = "within noise" if low >= 0 >= high else "a real difference on these images"
+    return (
+        f"{summary.name} is {points:.1f} points behind {best.name} (95 %: {high:.1f} to {low:.1f}; "
+        f"{summary.images} images): {verdict}"
+    )
+
+
+def _print(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _warn(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(Text(f"note: {line}", style="yellow"), soft_wrap=True)
+
+
+def _next(console: Console, line: str) -> None:
+    console.print(Text.assemble(("next: ", "bold"), line), soft_wrap=True)
+
+
+def _quoted(path: object) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
