@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `manyheads --help` loads ne
 
 import functools
 import json
+import os
 import re
 import signal
 import sys
@@ -14,12 +15,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from cache.errors import ManyheadsError
+from pipeline.heads import HEADS
+
 if TYPE_CHECKING:
     from pipeline.terminal import Output
 
 ON_ERROR = click.Choice(["fail", "skip"])
-HEADS = ["mlp", "logistic", "svm", "knn"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
+UNEXPECTED = (
+    "An error that should not happen: {0!r}. Nothing complete is lost. `--debug` shows where it came from; please "
+    "report it with what `manyheads doctor` prints."
+)
 
 
 def seeds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
@@ -86,36 +93,47 @@ def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], cl
         @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
         @functools.wraps(function)
         def run(*args: Any, as_json: bool, quiet: bool, debug: bool, **options: Any) -> None:
-            from cache.errors import ManyheadsError
             from pipeline.terminal import Output
 
             output = Output(as_json, quiet)
-            signal.signal(signal.SIGTERM, _interrupt)
-            try:
-                function(output, *args, **options)
-                sys.stdout.flush()
-            except KeyboardInterrupt:
-                output.fail("Stopped. All complete work is kept; run the same command again to go on.", 130)
-            except BrokenPipeError:  # the reader, such as `head`, has seen enough
-                sys.stderr.close()
-                sys.exit(0)
-            except ManyheadsError as error:
-                if debug:
-                    raise
-                output.fail(str(error), 1)
-            except Exception as error:
-                if debug:
-                    raise
-                text = f"An error that should not happen, {type(error).__name__}: {error}. Nothing complete is lost."
-                output.fail(f"{text} `--debug` shows where; please report it with what `manyheads doctor` prints.", 1)
+            with _Interrupts() as interrupts:
+                try:
+                    function(output, *args, **options)
+                    sys.stdout.flush()
+                except BrokenPipeError:  # the reader, such as `head`, has seen enough
+                    os._exit(0)
+                except BaseException as error:
+                    # An interrupt that hits an import can come out as any other exception.
+                    if interrupts.came:
+                        output.stop("Stopped. All complete work is kept; run the same command again to go on.")
+                    if debug or not isinstance(error, Exception) or isinstance(error, click.ClickException):
+                        raise
+                    output.fail(str(error) if isinstance(error, ManyheadsError) else UNEXPECTED.format(error))
 
         return run
 
     return decorate
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+class _Interrupts:
+    """Ctrl-C and SIGTERM alike raise KeyboardInterrupt inside the block, and are remembered."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> "_Interrupts":
+        # What a shell ignores for its background jobs stays ignored.
+        handled = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+        self.before = {one: signal.signal(one, self._handle) for one in handled}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, *_: object) -> NoReturn:
+        self.came = True
+        raise KeyboardInterrupt
 
 
 @command(main, "extract")
@@ -152,7 +170,7 @@ def extract_command(output: "Output", images: Path, cache: Path, **options: Any)
 @command(main, "fit-head")
 @click.argument("cache", type=FOLDER)
 @click.argument("runs", type=FOLDER)
-@click.option("--head", type=click.Choice(HEADS), default="mlp", show_default=True)
+@click.option("--head", type=click.Choice(list(HEADS)), default="mlp", show_default=True)
 @click.option("--name", help="Name of the configuration.  [default: the head's]")
 @click.option("--seeds", callback=seeds, default="0-9", show_default=True, help="Such as 0-9 or 0,3,5-7.")
 @click.option("--epochs", type=click.IntRange(1), help="[mlp: 15]")

@@ -5,14 +5,17 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cache.errors import NoRoom
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-_LEFTOVER = re.compile(r"^\..*\.(?P<host>[^.]+)\.(?P<process>\d+)\.tmp$")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_LEFTOVER = re.compile(r"^\..*\.(?P<host>[^.]+)\.(?P<process>\d{1,9})-\d+\.tmp$")
 
 
 @contextmanager
@@ -50,6 +53,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A restarted container has its host name and process number back, and finds what it left when it was killed.
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             yield temporary
@@ -58,6 +63,22 @@ def writing_folder(path: Path) -> Iterator[Path]:
             _sync(temporary)
             temporary.rename(path)
             _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(place: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `place` for the time of the block; `remove_leftovers` knows it after a kill.
+
+    Raises:
+        NoRoom: The disk fills up inside the block, or `place` cannot be written to.
+    """
+    temporary = _temporary(place / "scratch")
+    with _explained(temporary):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -104,11 +125,11 @@ def require_room(folder: Path, needed: int, what: str) -> int:
 
 def human_size(count: float) -> str:
     """Write a number of bytes as a person reads it: 512 B, 12.8 MB, 201 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 999.5:  # from here on three digits round to the next unit
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{count:.3g} PB"
 
 
 def _host() -> str:
@@ -116,7 +137,7 @@ def _host() -> str:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
 def _is_alive(process: int) -> bool:
@@ -135,6 +156,9 @@ def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:  # as some network file systems say of folders
+            raise
     finally:
         os.close(handle)
 
@@ -144,11 +168,12 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # h5py raises OSErrors without a number, whose text holds the system's.
-        number = error.errno or next((int(n) for n in re.findall(r"errno = (\d+)", str(error))), 0)
-        if number not in _NO_ROOM:
+        if error.errno in _FULL:
+            mend = "make room or mend the permissions, then run the same command again"
+        elif error.errno in _IN_THE_WAY:
+            mend = "remove what is in its way, or choose another name"
+        else:
             raise
         raise NoRoom(
-            f"{path} could not be written: {os.strerror(number)}. All that was complete before is kept; "
-            "make room or mend the permissions, then run the same command again."
+            f"{path} could not be written: {os.strerror(error.errno)}. All that was complete before is kept; {mend}."
         ) from error

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cache.atomic import remove_leftovers
 from cache.errors import CacheError
-from cache.index import Index, places, read_index, write_index
+from cache.index import Index, places, read_index, require_held, write_index
 from cache.recipe import Recipe, RecipeFile
 from cache.shard import Shard, read_rows, read_shard, write_shard
 
@@ -99,7 +99,12 @@ class FeatureCache:
         return index
 
     def write_index(self, index: Index) -> None:
-        """Write which image is which row, atomically; readers see the old index or the new one."""
+        """Write which image is which row, atomically; readers see the old index or the new one.
+
+        Raises:
+            CacheError: A feature is not in the cache, or a shard is damaged.
+            NoRoom: The disk is full or read-only.
+        """
         write_index(self.path / "index.h5", index, self.recipe, self.shards())
 
     def read(self, digests: Sequence[str], out: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
@@ -114,12 +119,7 @@ class FeatureCache:
         """
         shards = self.shards()
         place = places(shards)
-        missing = [digest for digest in digests if digest not in place]
-        if missing:
-            raise CacheError(
-                f"{self.path} lacks the features of {len(missing)} of {len(digests)} images: a shard was removed. "
-                "Run the same `manyheads extract` again; only the missing ones are computed."
-            )
+        require_held(place, digests, self.path)
         if out is None:
             out = np.empty((len(digests), self.recipe.dimension), dtype=np.float32)
         wanted: dict[int, list[tuple[int, int]]] = {}

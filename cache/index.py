@@ -1,6 +1,8 @@
 """The index: which image is which row; the one file of a cache that other tools open."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +10,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import writing_file
 from cache.errors import CacheError
-from cache.hdf5 import opened, read_strings, write_strings
+from cache.hdf5 import composed, opened, read_strings, write_strings
 from cache.recipe import Recipe
 from cache.shard import Shard
 
@@ -62,30 +63,22 @@ def write_index(path: Path, index: Index, recipe: Recipe, shards: Sequence[Shard
 
     Args:
         path: CACHE/index.h5.
-        index: What to write; every entry's digest stands in one of the shards.
+        index: What to write.
         recipe: The cache's recipe.
         shards: The shards that hold the features, in CACHE/shards.
 
     Raises:
+        CacheError: A feature stands in none of the shards.
         NoRoom: The disk is full or read-only.
     """
     place = places(shards)
-    shape = (len(index.entries), recipe.dimension)
-    layout = h5py.VirtualLayout(shape, dtype=recipe.storage)
-    for start, stop, number, row in _stretches([place[entry.digest] for entry in index.entries]):
-        source = h5py.VirtualSource(
-            f"shards/{shards[number].path.name}",
-            "features",
-            shape=(len(shards[number].digests), recipe.dimension),
-            dtype=recipe.storage,
-        )
-        layout[start:stop] = source[row : row + stop - start]
-    with writing_file(path) as temporary, h5py.File(temporary, "w") as file:
+    require_held(place, [entry.digest for entry in index.entries], path.parent)
+    with composed(path) as file:
         file.attrs["kind"] = KIND
-        file.attrs["recipe"] = recipe.digest
+        file.attrs["recipe"] = index.recipe_digest
         file.attrs["images"] = index.images
-        # NaN, so that a shard that went missing can never pass for zeros.
-        file.create_virtual_dataset("features", layout, fillvalue=np.nan)
+        file.attrs["checksum"] = _checksum(index)
+        _map_features(file, [place[entry.digest] for entry in index.entries], recipe, shards)
         labels = file.create_dataset("labels", data=index.labels)
         labels.attrs.create("classes", list(index.classes), dtype=h5py.string_dtype())
         write_strings(file, "paths", [entry.path for entry in index.entries])
@@ -116,7 +109,7 @@ def read_index(path: Path) -> Index:
         parts = read_strings(file, "parts") if "parts" in file else [""] * len(paths)
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
             raise CacheError(f"{path} has labels outside its {len(classes)} classes. {mend}")
-        return Index(
+        index = Index(
             entries=tuple(
                 Entry(image, classes[label], digest, part)
                 for image, label, digest, part in zip(paths, labels, digests, parts, strict=True)
@@ -126,6 +119,9 @@ def read_index(path: Path) -> Index:
             images=str(file.attrs["images"]),
             recipe_digest=str(file.attrs["recipe"]),
         )
+        if file.attrs.get("checksum") != _checksum(index):
+            raise CacheError(f"{path} is damaged: what it says of the images does not fit its checksum. {mend}")
+    return index
 
 
 def places(shards: Sequence[Shard]) -> dict[str, tuple[int, int]]:
@@ -135,6 +131,46 @@ def places(shards: Sequence[Shard]) -> dict[str, tuple[int, int]]:
         for row, digest in enumerate(shard.digests):
             found.setdefault(digest, (number, row))
     return found
+
+
+def require_held(place: Mapping[str, tuple[int, int]], digests: Sequence[str], cache: Path) -> None:
+    """Refuse digests that no shard holds.
+
+    Raises:
+        CacheError: Says how many, and what to do.
+    """
+    missing = sum(digest not in place for digest in digests)
+    if missing:
+        raise CacheError(
+            f"{cache} lacks the features of {missing} of {len(digests)} images: a shard was removed. "
+            "Run the same `manyheads extract` again; only the missing ones are computed."
+        )
+
+
+def _checksum(index: Index) -> str:
+    """Return SHA-256 over all that an index says: HDF5 itself has no checksum for variable-length strings."""
+    entries = [(entry.path, entry.label, entry.digest, entry.part) for entry in index.entries]
+    content = [index.recipe_digest, index.images, index.classes, index.skipped, entries]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _map_features(file: h5py.File, where: Sequence[tuple[int, int]], recipe: Recipe, shards: Sequence[Shard]) -> None:
+    """Write the virtual dataset `features` over the shards; `where` holds each row's shard and row in it."""
+    # h5py's own create_virtual_dataset stores the time, and the same content would not be the same bytes.
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_obj_track_times(False)
+    # NaN, so that a shard that went missing can never pass for zeros.
+    settings.set_fill_value(np.array([np.nan], dtype=recipe.storage))
+    space = h5py.h5s.create_simple((len(where), recipe.dimension))
+    for start, stop, number, row in _stretches(where):
+        count = (stop - start, recipe.dimension)
+        space.select_hyperslab((start, 0), count)
+        source = h5py.h5s.create_simple((len(shards[number].digests), recipe.dimension))
+        source.select_hyperslab((row, 0), count)
+        settings.set_virtual(space, f"shards/{shards[number].path.name}".encode(), b"features", source)
+    space.select_all()
+    kind = h5py.h5t.py_create(np.dtype(recipe.storage))
+    h5py.h5d.create(file.id, b"features", kind, space, settings)
 
 
 def _stretches(where: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:

@@ -77,28 +77,33 @@ class Recipe:
         mend = "It was damaged or edited: restore it, or extract into a new folder."
         if not isinstance(values, dict):
             raise CacheError(f"The recipe in {where} is not a JSON object. {mend}")
+        version = values.get("format_version")
+        # Before the fields: another version may have others.
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise CacheError(
+                f"{where} has format version {version}; this manyheads reads version {FORMAT_VERSION}. "
+                "Use the manyheads that wrote it, or extract into a new folder."
+            )
         kinds = {"transform": dict, "decoding": int, "dimension": int, "views": int, "format_version": int}
         for one in fields(cls):
             kind = kinds.get(one.name, str)
             if not isinstance(values.get(one.name), kind):
                 raise CacheError(f"The recipe in {where} has no proper field '{one.name}' ({kind.__name__}). {mend}")
         recipe = cls(**{one.name: values[one.name] for one in fields(cls)})
-        if recipe.format_version != FORMAT_VERSION:
-            raise CacheError(
-                f"{where} has format version {recipe.format_version}; this manyheads reads version {FORMAT_VERSION}. "
-                "Use the manyheads that wrote it, or extract into a new folder."
-            )
         if recipe.digest != values.get("digest") or recipe.storage not in STORAGE:
             raise CacheError(f"The recipe in {where} does not match its own digest. {mend}")
         return recipe
 
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
-        """Return the fields in which two recipes differ, each with this recipe's value and the other's."""
+        """Return the fields in which two recipes differ, each with this recipe's value and the other's.
+
+        There are none exactly if the digests are equal; None stands for a field that is not there.
+        """
         mine, theirs = _flat(asdict(self)), _flat(asdict(other))
         return {
             name: (mine.get(name), theirs.get(name))
             for name in sorted(mine.keys() | theirs.keys())
-            if name != "weights" and mine.get(name) != theirs.get(name)
+            if name != "weights" and _identity(mine, name) != _identity(theirs, name)
         }
 
     def require_same(self, asked: "Recipe", where: Path | str) -> None:
@@ -135,7 +140,9 @@ class RecipeFile:
     def write(self, folder: Path) -> None:
         """Write `recipe.json` into the cache's folder, atomically."""
         document = {"recipe": self.recipe.as_dict(), "made_from": dict(self.made_from)}
-        write_text(folder / "recipe.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        # The name of a weights file need not be UTF-8: what is not becomes a JSON escape.
+        write_text(folder / "recipe.json", text.encode("utf-8", "backslashreplace").decode() + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "RecipeFile":
@@ -164,11 +171,16 @@ class RecipeFile:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat.update(_flat(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _identity(flat: Mapping[str, Any], name: str) -> str:
+    # As the digest sees it: 224 and 224.0 are two values, a tuple and a list are one, None is not the same as nothing.
+    return json.dumps(flat[name], sort_keys=True) if name in flat else ""
 
 
 def _short(value: object) -> str:

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import writing_file
 from cache.errors import CacheError
-from cache.hdf5 import opened, read_strings, write_strings
+from cache.hdf5 import composed, opened, read_strings, write_strings
 from cache.recipe import Recipe
 
 # Rows a shard: what a kill can cost at most. 128 rows of VGG16 are 12.8 MB and about half a minute on two cores.
@@ -60,7 +58,7 @@ def write_shard(
     """
     content = "\n".join([recipe.digest, *digests, *sorted(failures)])
     path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.h5"
-    with writing_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with composed(path) as file:
         file.attrs["kind"] = KIND
         file.attrs["recipe"] = recipe.digest
         # One row a chunk: any row costs one read. The checksum makes HDF5 refuse a flipped byte.

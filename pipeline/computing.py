@@ -67,25 +67,27 @@ class Computing:
     progress: Progress
     clock: Clock = field(default_factory=Clock)
 
-    def run(self, base: "Base", paths: Mapping[str, str], missing: Sequence[str]) -> dict[str, str]:
+    def run(self, base: "Base", paths: Mapping[str, str], groups: Sequence[Sequence[str]]) -> dict[str, str]:
         """Compute and store features, shard by shard.
 
         Args:
             base: The base of the cache's recipe.
             paths: Digest -> path relative to `root`.
-            missing: Digests to compute, in this order.
+            groups: Digests to compute, in this order; no shard holds images of two groups.
 
         Returns:
             Digest -> reason, of the images that could not be read.
         """
         failures: dict[str, str] = {}
         read = partial(_read, self.root, paths, base)
+        plans = [group[start : start + SHARD_ROWS] for group in groups for start in range(0, len(group), SHARD_ROWS)]
+        planned = [digest for plan in plans for digest in plan]
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         try:
-            decoded = _ahead(pool, read, missing, 2 * self.batch_size + self.workers)
-            with self.progress.steps("extracting", len(missing), "images") as advance:
-                for start in range(0, len(missing), SHARD_ROWS):
-                    failures |= self._shard(base, decoded, missing[start : start + SHARD_ROWS], advance)
+            decoded = _ahead(pool, read, planned, 2 * self.batch_size + self.workers)
+            with self.progress.steps("extracting", len(planned), "images") as advance:
+                for plan in plans:
+                    failures |= self._shard(base, decoded, len(plan), advance)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return failures
@@ -94,7 +96,7 @@ class Computing:
         self,
         base: "Base",
         decoded: Iterator[_Decoded],
-        planned: Sequence[str],
+        left: int,
         advance: Callable[[int], None],
     ) -> dict[str, str]:
         import torch
@@ -102,7 +104,6 @@ class Computing:
         digests: list[str] = []
         blocks: list[npt.NDArray[np.float32]] = []
         failures: dict[str, str] = {}
-        left = len(planned)
         while left:
             since = time.perf_counter()
             batch: list[Tensor] = []
@@ -122,11 +123,12 @@ class Computing:
                 blocks.append(base.features(torch.stack(batch)))
                 self.clock.add("base", since)
             advance(taken)
-        since = time.perf_counter()
-        features = np.concatenate(blocks) if blocks else np.empty((0, base.dimension), dtype=np.float32)
-        _require_finite(features, digests, self.cache.recipe)
-        self.cache.add_shard(digests, features, failures)
-        self.clock.add("writing", since)
+        if digests:
+            since = time.perf_counter()
+            features = np.concatenate(blocks)
+            _require_finite(features, digests, self.cache.recipe)
+            self.cache.add_shard(digests, features, failures)
+            self.clock.add("writing", since)
         return failures
 
 

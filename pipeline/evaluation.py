@@ -259,7 +259,9 @@ def _predict(run: Run, part: str, source: _Features) -> Predictions:
     probabilities = head.predict_proba(features)
     predicted = [run.classes[place] for place in probabilities.argmax(axis=1)]
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # Before Python 3.13 a lone carriage return is not seen as a reason to quote.
+    strange = any("\r" in name for name in (*run.classes, *run.images[part]))
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if strange else csv.QUOTE_MINIMAL)
     writer.writerow([*COLUMNS, *run.classes])
     for path, label, name, row in zip(run.images[part], labels, predicted, probabilities, strict=True):
         writer.writerow([path, label, name, *(f"{value:.9g}" for value in row)])

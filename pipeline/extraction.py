@@ -5,6 +5,7 @@ torch is imported only when something is to be computed: a second extraction of 
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cache import CacheError, Entry, FeatureCache, Index, Recipe
 from cache.atomic import human_size, require_room
 from cache.feature_cache import is_cache
+from cache.hdf5 import opened
 from cache.recipe import STORAGE, mismatch
 from pipeline.computing import Computing
 from pipeline.decode import DECODE_VERSION
@@ -29,7 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Changes:
-    """How an image set differs from what the cache's index held before, told by content."""
+    """How an image set differs from what the cache's index held before, told by content.
+
+    Attributes:
+        new: Paths that were not there before, with bytes that no path lost; further copies of an image among them.
+        renamed: Paths with the bytes of a path that lost them: renamed, or moved to another class or part.
+        changed: Paths with other bytes than before that are not those of a renamed image.
+        removed: Paths that are gone with their bytes.
+    """
 
     new: int
     renamed: int
@@ -126,26 +135,33 @@ def extract(
     _require(on_error in ("fail", "skip"), f"on_error {on_error!r} is neither 'fail' nor 'skip'")
     workers = workers or min(os.cpu_count() or 1, 16)
     image_set = read_image_set(images)
+    _require_apart(image_set.root, Path(cache))
     order = _Order(base, WeightsSource.parse(weights), transform_of, precision, store, device)
     folder = _open(Path(cache), order, progress)
     found = fingerprint(image_set, workers, progress)
 
     shards = folder.shards()
     done = {digest for shard in shards for digest in shard.digests}
-    failed_before = {digest: reason for shard in shards for digest, reason in shard.failures.items()}
+    failed_before = {digest for shard in shards for digest in shard.failures}
     missing = [digest for digest in dict.fromkeys(entry.digest for entry in found.entries) if digest not in done]
-    # What failed before is tried again last, so that a resumed extraction cuts the rest into the same shards.
-    missing.sort(key=lambda digest: digest in failed_before)
     _announce(folder, sum(entry.digest in done for entry in found.entries), len(missing), progress)
     computing = Computing(folder, image_set.root, batch_size, workers, progress)
     paths = {entry.digest: entry.path for entry in reversed(found.entries)}
-    failures = computing.run(order.base(progress), paths, missing) if missing else {}
+    failures: dict[str, str] = {}
+    if missing:
+        # What failed before is tried again apart, so that a resumed extraction cuts the rest into the same shards.
+        fresh = [digest for digest in missing if digest not in failed_before]
+        again = [digest for digest in missing if digest in failed_before]
+        failures = computing.run(order.base(progress), paths, (fresh, again))
 
     entries = tuple(entry for entry in found.entries if entry.digest not in failures)
     unreadable = [(entry.path, failures[entry.digest]) for entry in found.entries if entry.digest in failures]
     skipped = tuple(sorted([*found.unreadable, *unreadable]))
     if not entries:
-        raise ImageSetError(f"None of the {len(skipped)} images in {images} can be read:\n{_listed(skipped)}")
+        raise ImageSetError(
+            f"None of the {len(skipped)} images in {images} can be read, so there are no features to keep. Mend or "
+            f"replace them, then run the same command again:\n{_listed(skipped)}"
+        )
     if skipped and on_error == "fail":
         raise UnreadableImages(
             f"{len(skipped)} of {len(image_set.images)} images in {images} cannot be read; the features of the other "
@@ -160,7 +176,7 @@ def extract(
         recipe_digest=folder.recipe.digest,
     )
     before = _index_before(folder)
-    if index != before:
+    if index != before or not _has_its_shards(folder):
         folder.write_index(index)
     return Extraction(
         cache=folder.path,
@@ -232,6 +248,15 @@ class _Order:
         )
 
 
+def _require_apart(images: Path, cache: Path) -> None:
+    """Refuse a cache that the next extraction would take for a class of the image set."""
+    if cache.resolve().is_relative_to(images.resolve()):
+        raise CacheError(
+            f"The cache {cache} would lie inside the image set {images}, where every folder is a class. "
+            "Name a folder outside it."
+        )
+
+
 def _open(path: Path, order: _Order, progress: Progress) -> FeatureCache:
     """Open or make the cache, and refuse one of another recipe; torch stays out where the answer is known."""
     if is_cache(path):
@@ -268,18 +293,23 @@ def _index_before(cache: FeatureCache) -> Index | None:
         return None
 
 
+def _has_its_shards(cache: FeatureCache) -> bool:
+    """Whether every shard that the index's `features` draw on is there; rows of one that is not read as NaN."""
+    with opened(cache.path / "index.h5", "Run the same `manyheads extract` again.") as file:
+        return all((cache.path / source.file_name).exists() for source in file["features"].virtual_sources())
+
+
 def _changes(before: Sequence[Entry], now: Sequence[Entry]) -> Changes:
-    old, new = ({entry.path: entry.digest for entry in entries} for entries in (before, now))
-    gone = old.keys() - new.keys()
-    come = new.keys() - old.keys()
-    gone_digests = {old[path] for path in gone}
-    renamed = {path for path in come if new[path] in gone_digests}
-    moved = {new[path] for path in renamed}
+    old, new = ({(entry.path, entry.digest) for entry in entries} for entries in (before, now))
+    gone, come = old - new, new - old
+    renamed = Counter(digest for _, digest in gone) & Counter(digest for _, digest in come)
+    lost, found = ({path for path, digest in side if digest not in renamed} for side in (gone, come))
+    changed = len(lost & found)
     return Changes(
-        new=len(come - renamed),
-        renamed=len(renamed),
-        changed=sum(old[path] != new[path] for path in old.keys() & new.keys()),
-        removed=sum(old[path] not in moved for path in gone),
+        new=len(come) - renamed.total() - changed,
+        renamed=renamed.total(),
+        changed=changed,
+        removed=len(gone) - renamed.total() - changed,
     )
 
 

@@ -4,7 +4,8 @@ import hashlib
 import json
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def confusion_figure(confusion: npt.NDArray[np.floating], classes: Sequence[str]
     axes.set_xticks(shown, names, rotation=90, **text)
     axes.set_yticks(shown, names, **text)
     # Margins are computed from the widest name: matplotlib's own layouts draw everything several times.
-    room = max(label.get_window_extent().width for label in axes.get_yticklabels()) / DPI + 0.5
+    with _any_letter():
+        room = max(label.get_window_extent().width for label in axes.get_yticklabels()) / DPI + 0.5
     side = count * cell
     width = max(4.5, room + side + 0.7)
     lines = textwrap.wrap(_printable(title, 400), int(13 * width)) or [""]
@@ -118,9 +120,7 @@ def save_figure(figure: "Figure", path: Path, key: str = "") -> Path:
         path: The file.
         key: Stored in the file as its description.
     """
-    with writing_file(path) as temporary, warnings.catch_warnings():
-        # A letter that the font lacks becomes a box; the CSV beside the picture holds it.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+    with writing_file(path) as temporary, _any_letter():
         figure.savefig(temporary, format="png", metadata={"Description": key})
     return path
 
@@ -130,6 +130,14 @@ def _shares(confusion: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64
     totals = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
     return shares, np.where(np.eye(len(shares), dtype=bool), shares, np.sqrt(shares))
+
+
+@contextmanager
+def _any_letter() -> Iterator[None]:
+    """Let a letter that the font lacks become a box without a warning; the CSV beside the picture holds it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
 
 
 def _key(path: Path) -> str | None:

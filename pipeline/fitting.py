@@ -1,10 +1,10 @@
 """Stage two, `fit-head`: train heads from a cache, one run a seed."""
 
 import operator
-import tempfile
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import FeatureCache, Index, NoRoom
-from cache.atomic import remove_leftovers, require_room, writing_folder
+from cache.atomic import remove_leftovers, require_room, scratch_folder, writing_folder
 from pipeline.environment import machine, versions
 from pipeline.errors import HeadError, RunError
 from pipeline.heads import HEADS, head_parameters, make_head
@@ -129,23 +129,30 @@ def _fit_all(
     from joblib import Parallel, cpu_count, delayed
 
     with (
-        _shared_features(cache, index, split) as (features, labels),
+        _shared_features(cache, index, split, folders[planned[0].seed].parent) as (features, labels),
         progress.steps(f"fitting {planned[0].name}", len(planned), "runs") as advance,
     ):
         sizes = len(split.rows["train"]), len(split.rows["val"])
         work = (delayed(_fit_one)(run, features, labels, sizes, folders[run.seed]) for run in planned)
         # Results come as they are finished, so that an interrupt loses only the runs under way.
         parallel = Parallel(n_jobs=min(jobs or cpu_count(), len(planned)), return_as="generator_unordered")
-        for _ in _explained(parallel(work)):
-            advance(1)
+        with _workers():
+            for _ in parallel(work):
+                advance(1)
 
 
-def _explained(results: Iterator[None]) -> Iterator[None]:
-    """Pass results on; say what it means that a worker process is gone."""
+@contextmanager
+def _workers() -> Iterator[None]:
+    """End the worker processes at once when interrupted; say what it means that one of them is gone."""
+    from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     try:
-        yield from results
+        yield
+    except KeyboardInterrupt:
+        # kill_workers here too: asked for with other arguments, loky first ends the executor at work, and would wait.
+        get_reusable_executor(kill_workers=True).shutdown(wait=True, kill_workers=True)
+        raise
     except TerminatedWorkerError as error:
         raise HeadError(
             "A process that was fitting a run was killed from outside, most likely because memory ran out. Complete "
@@ -155,7 +162,7 @@ def _explained(results: Iterator[None]) -> Iterator[None]:
 
 @contextmanager
 def _shared_features(
-    cache: FeatureCache, index: Index, split: Split
+    cache: FeatureCache, index: Index, split: Split, place: Path
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]]:
     """Lay out training, then validation features in one memory-mapped file that all workers read.
 
@@ -164,10 +171,13 @@ def _shared_features(
     rows = [*split.rows["train"], *split.rows["val"]]
     entries = [index.entries[row] for row in rows]
     shape = (len(rows), cache.recipe.dimension)
-    with tempfile.TemporaryDirectory(prefix="manyheads-") as folder:
-        require_room(Path(folder), shape[0] * shape[1] * 4, "the workers' shared copy of the features")
-        path = Path(folder) / "features.npy"
+    with scratch_folder(place) as folder:
+        require_room(folder, shape[0] * shape[1] * 4, "the workers' shared copy of the features")
+        path = folder / "features.npy"
         features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with path.open("r+b") as file, suppress(AttributeError):  # macOS has no such call
+            # A full disk must show here as an error: behind the map it would kill the process.
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         cache.read([entry.digest for entry in entries], features)
         features.flush()
         yield np.load(path, mmap_mode="r"), np.array([entry.label for entry in entries])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def read_image_set(folder: Path | str) -> ImageSet:
         ImageSetError: No such folder, no classes, a class without images, or two readings are possible.
     """
     root = Path(folder)
+    _text(str(root.absolute()))
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise ImageSetError(f"{root} {found}. Name a folder with one sub-folder of images per class.")
@@ -75,11 +77,11 @@ def read_image_set(folder: Path | str) -> ImageSet:
             f"{root} has no sub-folders, so no classes. Put the images of each class into a folder named after it."
         )
     images: list[ImageFile] = []
-    strays = [entry.name for entry in _visible(root) if _is_image(entry)]
-    if _is_split(folders):
+    strays = [_text(entry.name) for entry in _visible(root) if _is_image(entry)]
+    if _is_split(root, folders):
         _require_one_name_each(root, folders)
         for part in folders:
-            strays += [f"{part.name}/{entry.name}" for entry in _visible(Path(part)) if _is_image(entry)]
+            strays += [_text(f"{part.name}/{entry.name}") for entry in _visible(Path(part)) if _is_image(entry)]
             for label in _folders(Path(part)):
                 images += _class_images(root, label, PARTS[part.name])
     else:
@@ -100,17 +102,18 @@ def fingerprint(images: ImageSet, workers: int | None = None, progress: Progress
     """
     entries: list[Entry] = []
     unreadable: list[tuple[str, str]] = []
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        progress.steps("reading", len(images.images), "images") as advance,
-    ):
-        digests = pool.map(lambda image: _digest(images.root / image.path), images.images, chunksize=16)
-        for image, (digest, reason) in zip(images.images, digests, strict=True):
-            if reason:
-                unreadable.append((image.path, reason))
-            else:
-                entries.append(Entry(image.path, image.label, digest, image.part))
-            advance(1)
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        digests = pool.map(lambda image: _digest(images.root / image.path), images.images)
+        with progress.steps("reading", len(images.images), "images") as advance:
+            for image, (digest, reason) in zip(images.images, digests, strict=True):
+                if reason:
+                    unreadable.append((image.path, reason))
+                else:
+                    entries.append(Entry(image.path, image.label, digest, image.part))
+                advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the files that are still to be read
     return Fingerprints(tuple(entries), tuple(unreadable))
 
 
@@ -121,29 +124,52 @@ def digest_of(data: bytes) -> str:
 
 def _digest(path: Path) -> tuple[str, str]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "", "not a regular file"  # a pipe or a device would be read for ever
         return digest_of(path.read_bytes()), ""
     except OSError as error:
         return "", error.strerror or str(error)
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ImageSetError(
+            f"The folder {folder} cannot be listed: {error.strerror}. Mend its permissions, or move it out of the set."
+        ) from error
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
-    return [entry for entry in _visible(folder) if entry.is_dir()]
+    return [entry for entry in _visible(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry)  # noqa: PTH112  # entry.is_dir() raises where a link leads to itself
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     # A link that leads nowhere is no file, but the user meant an image: it is listed, and reported when read.
-    return os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not entry.is_dir()  # noqa: PTH122
+    return os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not _is_folder(entry)  # noqa: PTH122
 
 
-def _is_split(folders: list[os.DirEntry[str]]) -> bool:
-    """Whether every folder has a part's name, `train` is among them, and each holds folders."""
-    names = {entry.name for entry in folders}
-    return names <= PARTS.keys() and "train" in names and all(_folders(Path(entry)) for entry in folders)
+def _is_split(root: Path, folders: list[os.DirEntry[str]]) -> bool:
+    """Whether every folder has a part's name, `train` is among them, and each holds folders.
+
+    Raises:
+        ImageSetError: `train` and another part hold folders, but not all of this is so.
+    """
+    named = {entry.name: bool(_folders(Path(entry))) for entry in folders}
+    if not named.get("train"):
+        return False
+    odd = [name for name, holds_classes in named.items() if name not in PARTS or not holds_classes]
+    if odd and len(named.keys() & PARTS.keys()) > 1:
+        raise ImageSetError(
+            f"{root} looks like a split, for there are folders in its train, but these are no parts with a folder for "
+            f"each class: {', '.join(odd)}. Move them away; or if train is a class, take the folders out of it."
+        )
+    return not odd
 
 
 def _require_one_name_each(root: Path, folders: list[os.DirEntry[str]]) -> None:
@@ -155,12 +181,9 @@ def _require_one_name_each(root: Path, folders: list[os.DirEntry[str]]) -> None:
 
 def _class_images(root: Path, folder: os.DirEntry[str], part: str) -> list[ImageFile]:
     where = Path(folder)
-    images = [
-        ImageFile(path.relative_to(root).as_posix(), _text(folder.name, root), part)
-        for path in _walk(where, frozenset())
-    ]
-    for image in images:
-        _text(image.path, root)
+    label = _text(folder.name)
+    above = frozenset({_identity(root), _identity(where.parent)})
+    images = [ImageFile(_text(path.relative_to(root).as_posix()), label, part) for path in _walk(where, above)]
     if not images:
         raise ImageSetError(
             f"The class folder {where} holds no image ({', '.join(sorted(EXTENSIONS))}). "
@@ -171,18 +194,22 @@ def _class_images(root: Path, folder: os.DirEntry[str], part: str) -> list[Image
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     """Yield the image files below a folder; a link back to a folder above is not followed again."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
+    here = _identity(folder)
     if here in above:
         return
     for entry in _visible(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(Path(entry), above | {here})
         elif _is_image(entry):
             yield Path(entry)
 
 
-def _text(name: str, root: Path) -> str:
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _text(name: str) -> str:
     """Return a name as it is, if it can be stored.
 
     Raises:
@@ -192,6 +219,6 @@ def _text(name: str, root: Path) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise ImageSetError(
-            f"A name below {root} is not UTF-8: {os.fsencode(name)!r}. Rename it; a cache stores names as UTF-8."
+            f"The name {os.fsencode(name)!r} is not UTF-8. Rename it; a cache stores names as UTF-8."
         ) from None
     return name

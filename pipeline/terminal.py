@@ -1,6 +1,8 @@
 """How a command speaks to a person: progress, results and failures in a terminal, in a file, or as JSON."""
 
+import atexit
 import json
+import os
 import sys
 import time
 import warnings
@@ -147,13 +149,27 @@ class Output:
                 console = Console(width=WIDTH_OF_FILES)
             render(result, console)
 
-    def fail(self, message: str, status: int) -> NoReturn:
-        """Print why a command ends, and end it."""
+    def fail(self, message: str) -> NoReturn:
+        """Print why a command failed, and end it with status 1."""
+        self._print_reason(message, Text("Error: ", "bold red"))
+        sys.exit(1)
+
+    def stop(self, message: str) -> NoReturn:
+        """Print that a command was interrupted, and end it at once with status 130.
+
+        Python's own way out would first wait for threads and take torch apart, which can last seconds.
+        """
+        self._print_reason(message, Text())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # What libraries registered for the end, such as joblib's semaphores; it is quick, and nothing else offers it.
+        atexit._run_exitfuncs()
+        os._exit(130)
+
+    def _print_reason(self, message: str, before: Text) -> None:
         if self.as_json:
             print(json.dumps({"error": message}, ensure_ascii=False))
-        text = Text.assemble((("Error: ", "bold red") if status == 1 else ""), message)
-        self.errors.print(text, soft_wrap=True, highlight=False)
-        sys.exit(status)
+        self.errors.print(before.append(Text(message)), soft_wrap=True, highlight=False)
 
 
 def as_plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Heads: classifiers over cached features, each of them a scikit-learn estimator known under one name.
 
-Adding a head means adding one estimator and one line to `HEADS`. This module imports neither torch nor scikit-learn,
+Adding a head means adding one estimator and one line to `HEADS`. This module imports nothing heavy,
 so that naming a head costs nothing; `HeadSpec.load` imports the one that is meant.
 """
 
@@ -13,12 +13,13 @@ from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from numbers import Integral, Real
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pipeline.errors import HeadError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "HEADS",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 
-Part = tuple[NDArray[Any], NDArray[np.intp]]
+Part: TypeAlias = "tuple[NDArray[Any], NDArray[np.intp]]"
 """Features (N, D) and, per row, the index of its class (N,)."""
 
 
@@ -195,6 +196,7 @@ def learn_classes(head: Any, y: NDArray[Any]) -> NDArray[np.intp]:
         ValueError: y holds no class labels (scikit-learn's check).
         HeadValueError: fewer than two classes.
     """
+    import numpy as np
     from sklearn.utils.multiclass import check_classification_targets
 
     check_classification_targets(y)
@@ -225,6 +227,7 @@ def read_validation(
         HeadValueError: only one of the two is given, or a class has no training image, so that no probability can be
             given for it.
     """
+    import numpy as np
     from sklearn.utils.validation import check_consistent_length, column_or_1d
 
     if X_val is None and y_val is None:

@@ -1,0 +1,163 @@
+"""A cache gives features by the content of images, and refuses whatever is not of its recipe."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.errors import CacheError, RecipeMismatch
+from cache.feature_cache import FeatureCache, is_cache
+from cache.recipe import RecipeFile
+from tests.cache.test_index import index_of
+from tests.cache.test_shard import RECIPE, digest, flip, rows
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    """Six features in three shards; no index."""
+    cache = FeatureCache.create(tmp_path / "cache", RECIPE, {"base": "squeezenet1_1"})
+    for first in (0, 2, 4):
+        cache.add_shard([digest(first), digest(first + 1)], rows(6)[first : first + 2], {})
+    return cache
+
+
+def test_a_cache_is_read_without_torch() -> None:
+    script = "import cache, sys; sys.exit(bool({'torch', 'torchvision', 'sklearn', 'pipeline'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_created_then_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "cache"
+    assert not is_cache(path)
+    created = FeatureCache.create(path, RECIPE, {"base": "squeezenet1_1"})
+    opened = FeatureCache.open(str(path))
+    assert is_cache(path)
+    assert opened.path == created.path == path
+    assert opened.recipe == created.recipe == RECIPE
+    assert opened.made_from == {"base": "squeezenet1_1"}
+    assert opened.shards() == []
+    assert not opened.has_index()
+
+
+def test_a_cache_is_created_again_only_with_its_own_recipe(cache: FeatureCache) -> None:
+    shards = cache.shards()
+    again = FeatureCache.create(cache.path, RECIPE, {"base": "squeezenet1_1", "pillow": "13.0"})
+    assert again.shards() == shards
+    assert RecipeFile.read(cache.path).made_from == {"base": "squeezenet1_1", "pillow": "13.0"}
+    before = (cache.path / "recipe.json").read_bytes()
+    with pytest.raises(RecipeMismatch, match=r"precision is fp32, asked bf16.*extract into another folder"):
+        FeatureCache.create(cache.path, replace(RECIPE, precision="bf16"), {})
+    assert (cache.path / "recipe.json").read_bytes() == before
+
+
+def test_a_folder_of_other_things_is_not_made_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(CacheError, match="is not a feature cache"):
+            FeatureCache.create(path, RECIPE, {})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".hidden").write_text("a file browser's")
+    FeatureCache.create(tmp_path / "empty", RECIPE, {})
+
+
+@settings(max_examples=30)
+@given(order=st.lists(st.integers(0, 5), max_size=12), kind=st.sampled_from(["float16", "float32", "float64"]))
+def test_features_come_in_the_order_asked(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], kind: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "ordered"
+    cache = FeatureCache.create(path, RECIPE, {})
+    for part in ([5, 1], [0, 4, 2, 3]):
+        cache.add_shard([digest(n) for n in part], rows(6)[part], {})
+    asked = [digest(n) for n in order]
+    np.testing.assert_array_equal(cache.read(asked), rows(6)[order])
+    out = np.full((len(order), RECIPE.dimension), np.nan, dtype=kind)
+    assert cache.read(asked, out) is out
+    np.testing.assert_array_equal(out, rows(6)[order].astype(kind))
+
+
+def test_a_digest_in_two_shards_is_read_once(cache: FeatureCache) -> None:
+    # As two machines make it that extract the same images at the same time.
+    cache.add_shard([digest(1), digest(9)], np.stack([rows(6)[1], rows(6)[0]]), {})
+    np.testing.assert_array_equal(cache.read([digest(9), digest(1)]), rows(6)[[0, 1]])
+
+
+def test_float16_storage_costs_a_relative_error_of_a_2048th(tmp_path: Path) -> None:
+    cache = FeatureCache.create(tmp_path / "cache", replace(RECIPE, storage="float16"), {})
+    features = np.abs(rows(50)) + 0.01
+    digests = [digest(n) for n in range(50)]
+    cache.add_shard(digests, features, {})
+    read = cache.read(digests)
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, features, rtol=2**-11, atol=0)
+
+
+def test_what_is_not_there_is_refused_with_figures(cache: FeatureCache) -> None:
+    with pytest.raises(CacheError, match=r"lacks the features of 2 of 3 images.* only the missing ones are computed"):
+        cache.read([digest(1), digest(7), digest(8)])
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "foreign", "of another recipe"])
+def test_a_damaged_or_foreign_shard_is_refused_by_name(cache: FeatureCache, tmp_path: Path, damage: str) -> None:
+    path = cache.shards()[1].path
+    whole = path.read_bytes()
+    if damage == "flipped":
+        with h5py.File(path) as file:
+            position = file["features"].id.get_chunk_info(1).byte_offset + 5
+        flip(path, whole, position)
+    elif damage == "truncated":
+        path.write_bytes(whole[:-100])
+    elif damage == "foreign":
+        with h5py.File(path, "w") as file:
+            file["features"] = rows(2)
+    else:
+        other = FeatureCache.create(tmp_path / "other", replace(RECIPE, base="resnet18"), {})
+        shutil.copy(other.add_shard([digest(2), digest(3)], rows(2), {}).path, path)
+    with pytest.raises(CacheError, match=f"{path} is (damaged|not a shard of this cache's recipe)"):
+        cache.read([digest(n) for n in range(6)])
+    path.unlink()
+    np.testing.assert_array_equal(cache.read([]), np.empty((0, RECIPE.dimension)))
+
+
+def test_what_is_not_a_shard_is_passed_over(cache: FeatureCache) -> None:
+    (cache.path / "shards" / ".half.h5").write_text("half")
+    (cache.path / "shards" / "notes.txt").write_text("mine")
+    assert len(cache.shards()) == 3
+
+
+def test_leftovers_of_killed_processes_are_cleaned_in_both_folders(cache: FeatureCache) -> None:
+    script = """
+import signal, sys
+from pathlib import Path
+from cache.atomic import writing_file
+with writing_file(Path(sys.argv[1]) / "index.h5") as one, writing_file(Path(sys.argv[1]) / "shards" / "x.h5") as two:
+    one.write_text("half")
+    two.write_text("half")
+    signal.raise_signal(signal.SIGKILL)
+"""
+    before = sorted(cache.path.rglob("*"))
+    subprocess.run([sys.executable, "-c", script, str(cache.path)], check=False)
+    assert len(list(cache.path.rglob("*"))) == len(before) + 2
+    assert cache.clean() == 2
+    assert sorted(cache.path.rglob("*")) == before
+
+
+def test_the_index_is_replaced_whole_under_a_reader(cache: FeatureCache) -> None:
+    cache.write_index(index_of([digest(0), digest(1)], ["a", "b"]))
+    with h5py.File(cache.path / "index.h5") as old:
+        cache.write_index(index_of([digest(5), digest(4), digest(3)], ["a", "b", "b"]))
+        np.testing.assert_array_equal(old["features"][:], rows(6)[[0, 1]])
+    with h5py.File(cache.path / "index.h5") as new:
+        np.testing.assert_array_equal(new["features"][:], rows(6)[[5, 4, 3]])
+
+
+def test_the_size_is_that_of_all_files(cache: FeatureCache) -> None:
+    assert cache.size() == sum(path.stat().st_size for path in cache.path.rglob("*.*"))
+    assert cache.size() > 6 * RECIPE.row_bytes

@@ -1,0 +1,213 @@
+"""A shard gives back exactly what was written, or refuses."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache.errors import CacheError
+from cache.recipe import Recipe
+from cache.shard import Shard, read_rows, read_shard, write_shard
+
+RECIPE = Recipe("squeezenet1_1", "a" * 64, {"crop": 224}, decoding=1, dimension=32, weights="random:0")
+
+
+def digest(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def rows(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((count, RECIPE.dimension), dtype=np.float32)
+
+
+def content(shard: Shard, recipe: Recipe = RECIPE) -> npt.NDArray[np.floating]:
+    out = np.empty((len(shard.digests), recipe.dimension), dtype=recipe.storage)
+    read_rows(shard, out)
+    return out
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Shard:
+    """Four rows and one failure."""
+    return write_shard(tmp_path, RECIPE, [digest(n) for n in range(4)], rows(4), {digest(4): "the file is empty"})
+
+
+names = st.integers(0, 99).map(digest)
+
+
+@given(
+    digests=st.lists(names, max_size=5, unique=True),
+    failures=st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))),
+    seed=st.integers(0, 9),
+    storage=st.sampled_from(["float32", "float16"]),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    digests: Sequence[str],
+    failures: dict[str, str],
+    seed: int,
+    storage: str,
+) -> None:
+    recipe = replace(RECIPE, storage=storage)
+    features = rows(len(digests), seed)
+    written = write_shard(tmp_path_factory.getbasetemp() / "shards", recipe, digests, features, failures)
+    again = read_shard(written.path, recipe)
+    assert again == written == Shard(written.path, tuple(digests), failures)
+    assert content(again, recipe).dtype == storage
+    np.testing.assert_array_equal(content(again, recipe), features.astype(storage))
+
+
+def test_a_shard_opens_with_plain_h5py(shard: Shard) -> None:
+    with h5py.File(shard.path) as file:
+        np.testing.assert_array_equal(file["features"][:], rows(4))
+        assert file["features"].chunks == (1, RECIPE.dimension)  # any row costs one read
+        assert file["features"].fletcher32
+        assert file["digests"][:].tolist() == [digest(n).encode() for n in range(4)]
+        assert file.attrs["recipe"] == RECIPE.digest
+
+
+def test_float16_halves_the_room(tmp_path: Path) -> None:
+    sizes = {}
+    for storage in ("float32", "float16"):
+        recipe = replace(RECIPE, storage=storage, dimension=25088)
+        features = np.ones((20, 25088), dtype=np.float32)
+        path = write_shard(tmp_path, recipe, [digest(n) for n in range(20)], features, {}).path
+        sizes[storage] = path.stat().st_size
+    assert 20 * 25088 * 4 <= sizes["float32"] < 20 * 25088 * 4 * 1.01
+    assert 20 * 25088 * 2 <= sizes["float16"] < 20 * 25088 * 2 * 1.01
+
+
+def test_the_name_says_what_is_in_it(tmp_path: Path) -> None:
+    def name(digests: Sequence[str], failures: dict[str, str], recipe: Recipe = RECIPE) -> str:
+        return write_shard(tmp_path, recipe, digests, rows(len(digests)), failures).path.name
+
+    one = name([digest(1), digest(2)], {digest(3): "empty"})
+    others = [
+        name([digest(2), digest(1)], {digest(3): "empty"}),
+        name([digest(1), digest(2)], {}),
+        name([digest(1)], {digest(2): "empty", digest(3): "empty"}),
+        name([digest(1), digest(2)], {digest(3): "empty"}, replace(RECIPE, precision="bf16")),
+    ]
+    assert len({one, *others}) == 5
+    assert name([digest(1), digest(2)], {digest(3): "another reason"}) == one
+
+
+def test_a_flipped_bit_in_any_row_is_refused(shard: Shard) -> None:
+    with h5py.File(shard.path) as file:
+        data = file["features"].id
+        chunks = [data.get_chunk_info(number) for number in range(data.get_num_chunks())]
+    assert len(chunks) == 4
+    whole = shard.path.read_bytes()
+    for chunk in chunks:
+        for position in range(chunk.byte_offset, chunk.byte_offset + chunk.size, 11):
+            flip(shard.path, whole, position)
+            with pytest.raises(CacheError, match=r"is damaged .* only the images that it held are computed anew"):
+                content(read_shard(shard.path, RECIPE))
+    shard.path.write_bytes(whole)
+    np.testing.assert_array_equal(content(shard), rows(4))
+
+
+def test_a_flipped_bit_in_the_digests_is_refused(shard: Shard) -> None:
+    whole = shard.path.read_bytes()
+    first = whole.index("".join(shard.digests).encode())
+    for position in range(first, first + 4 * 64, 5):
+        flip(shard.path, whole, position)
+        with pytest.raises(CacheError, match="is damaged"):
+            read_shard(shard.path, RECIPE)
+
+
+def flip(path: Path, data: bytes, position: int) -> None:
+    damaged = bytearray(data)
+    damaged[position] ^= 1 << position % 8
+    path.write_bytes(damaged)
+
+
+def test_a_truncated_shard_is_refused(shard: Shard) -> None:
+    whole = shard.path.read_bytes()
+    for length in range(0, len(whole), 97):
+        shard.path.write_bytes(whole[:length])
+        with pytest.raises(CacheError, match="is damaged"):
+            read_shard(shard.path, RECIPE)
+
+
+def test_other_files_are_refused(tmp_path: Path, shard: Shard) -> None:
+    with pytest.raises(CacheError, match=r"is missing .* run the same `manyheads extract` again"):
+        read_shard(tmp_path / "missing.h5", RECIPE)
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    with pytest.raises(CacheError, match="is not a shard of this cache's recipe"):
+        read_shard(tmp_path / "empty.h5", RECIPE)
+    for other in (replace(RECIPE, precision="bf16"), replace(RECIPE, dimension=33)):
+        with pytest.raises(CacheError, match="is not a shard of this cache's recipe"):
+            read_shard(shard.path, other)
+
+
+def test_a_shard_whose_parts_do_not_fit_is_refused(shard: Shard) -> None:
+    with h5py.File(shard.path, "a") as file:
+        del file["digests"]
+        file["digests"] = np.array([digest(0)], dtype="S64")
+    with pytest.raises(CacheError, match=r"holds \(4, 32\) numbers for 1 images, expected 32 each"):
+        read_shard(shard.path, RECIPE)
+
+
+def test_a_shard_that_another_program_writes_to_is_not_called_damaged(shard: Shard) -> None:
+    # It is whole, and would be removed if the message said otherwise.
+    script = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+', locking=True); print('open', flush=True); input()"
+    command = [sys.executable, "-c", script, str(shard.path)]
+    environment = {**os.environ, "HDF5_USE_FILE_LOCKING": "TRUE"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(CacheError, match=r"cannot be opened: .* close the program that has it open"):
+            read_shard(shard.path, RECIPE)
+        process.communicate("\n")
+    assert read_shard(shard.path, RECIPE) == shard
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from cache.errors import NoRoom
+from tests.cache.test_shard import RECIPE, digest, rows, write_shard
+folder = Path(sys.argv[1])
+for limit in range(0, 200_000, 3_333):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        path = write_shard(folder, RECIPE, [digest(n) for n in range(1000)], rows(1000), {}).path
+    except NoRoom:
+        assert not list(folder.iterdir()), list(folder.iterdir())
+    else:
+        assert path.stat().st_size <= limit
+        path.unlink()
+"""
+
+
+def test_a_full_disk_at_any_point_leaves_nothing_and_says_nothing_else(tmp_path: Path) -> None:
+    # HDF5 itself fills stderr when it cannot flush a file, and crashes the process at its end.
+    (tmp_path / "shards").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "shards")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_threads_may_write_at_the_same_time(tmp_path: Path) -> None:
+    plans = [[digest(10 * plan + n) for n in range(8)] for plan in range(8)] * 2
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda digests: write_shard(tmp_path, RECIPE, digests, rows(8), {}), plans))
+    for shard in written:
+        np.testing.assert_array_equal(content(read_shard(shard.path, RECIPE)), rows(8))
+    assert len(list(tmp_path.iterdir())) == 8

@@ -1,0 +1,312 @@
+"""Stored predictions, the metrics computed from them, and refusals wherever they would not be a run's own."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as reference
+
+from cache import CacheError, FeatureCache, RecipeMismatch
+from pipeline.errors import RunError
+from pipeline.evaluation import Evaluation, evaluate, stored_predictions
+from pipeline.extraction import extract
+from pipeline.fitting import fit_head
+from pipeline.heads.storage import load_head
+from pipeline.run import Run, find_runs
+from tests.conftest import BASE, CLASSES, WEIGHTS
+
+WRITTEN = ("predictions-test.csv", "evaluation-test.json", "confusion-test.png")
+
+
+@pytest.fixture(scope="module")
+def evaluated(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of `fitted`, evaluated; do not write to them."""
+    runs = Path(shutil.copytree(fitted, tmp_path_factory.mktemp("evaluated") / "runs"))
+    evaluate(runs)
+    return runs
+
+
+@pytest.fixture
+def done(evaluated: Path, tmp_path: Path) -> Path:
+    """A copy of `evaluated` to change."""
+    return Path(shutil.copytree(evaluated, tmp_path / "runs"))
+
+
+def lines_of(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def moments(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_metrics_are_scikit_learns_from_the_stored_file(evaluated: Path) -> None:
+    result = evaluate(evaluated)
+    assert result.runs.keys() == {"knn/seed-0000", "mlp/seed-0000", "mlp/seed-0001"}
+    for key, found in result.runs.items():
+        header, *lines = lines_of(evaluated / key / "predictions-test.csv")
+        labels, predicted = [line[1] for line in lines], [line[2] for line in lines]
+        probabilities = np.array([line[3:] for line in lines], dtype=float)
+        correct = sum(one == other for one, other in zip(labels, predicted, strict=True))
+        assert (found.correct, found.images, found.accuracy) == (correct, len(lines), correct / len(lines))
+        assert found.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(labels, predicted))
+        f1 = reference.f1_score(labels, predicted, average="macro", zero_division=0)
+        assert found.macro_f1 == pytest.approx(f1)
+        assert found.log_loss == pytest.approx(reference.log_loss(labels, probabilities, labels=header[3:]))
+        assert found.confusion == reference.confusion_matrix(labels, predicted, labels=header[3:]).tolist()
+        each = reference.precision_recall_fscore_support(labels, predicted, labels=header[3:], zero_division=0)
+        for number, name in enumerate(header[3:]):
+            assert list(found.per_class[name].values()) == pytest.approx([column[number] for column in each])
+        stored = json.loads((evaluated / key / "evaluation-test.json").read_text(encoding="utf-8"))
+        assert stored["part"] == "test"
+        assert stored["confusion"] == found.confusion
+        assert (stored["correct"], stored["accuracy"]) == (found.correct, found.accuracy)
+        assert stored["per_class"] == found.per_class
+
+
+def test_columns_order_and_probabilities_of_the_predictions(evaluated: Path, extracted: Path) -> None:
+    run = Run.read(evaluated / "mlp" / "seed-0001")
+    header, *lines = lines_of(run.path / "predictions-test.csv")
+    assert header == ["path", "label", "predicted", *CLASSES]
+    assert [line[0] for line in lines] == run.images["test"]
+    assert [line[1] for line in lines] == [path.split("/")[0] for path in run.images["test"]]
+    cache = FeatureCache.open(extracted)
+    digest = {entry.path: entry.digest for entry in cache.index().entries}
+    features = cache.read([digest[line[0]] for line in lines])
+    head = load_head("mlp", run.path)
+    stored = np.array([line[3:] for line in lines], dtype=float)
+    assert stored == pytest.approx(head.predict_proba(features), rel=1e-7)
+    assert [line[2] for line in lines] == list(head.predict(features))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_other_parts_have_files_of_their_own(runs: Path, part: str) -> None:
+    result = evaluate(runs / "knn", on=part)  # type: ignore[arg-type]
+    run = Run.read(runs / "knn" / "seed-0000")
+    assert (result.part, result.names[0].images) == (part, len(run.images[part]))
+    assert (run.path / f"predictions-{part}.csv").exists()
+    assert not (run.path / "predictions-test.csv").exists()
+
+
+def test_evaluated_again_nothing_is_computed_or_written(done: Path) -> None:
+    for path in done.glob("*/seed-*/model.*"):
+        path.unlink()
+    before = moments(done)
+    first, second = evaluate(done), evaluate(done)
+    assert first == second
+    assert moments(done) == before
+
+
+def test_stored_predictions_outlive_the_cache(runs: Path, cache: Path, tmp_path: Path) -> None:
+    for path in runs.glob("*/seed-*/run.json"):
+        path.write_text(path.read_text().replace(json.loads(path.read_text())["cache"], str(cache)))
+    first = evaluate(runs)
+    elsewhere = cache.rename(tmp_path / "elsewhere")
+    assert evaluate(runs) == first
+    with pytest.raises(RunError, match=r"which is gone.*`--cache DIR`"):
+        evaluate(runs, on="val")
+    assert evaluate(runs, on="val", cache=elsewhere).part == "val"
+    shutil.rmtree(elsewhere)
+    assert evaluate(runs, on="val").part == "val"
+
+
+def test_changed_images_are_refused(runs: Path, images: Path, cache: Path) -> None:
+    run = Run.read(runs / "knn" / "seed-0000")
+    victim, other = (images / run.images[part][0] for part in ("test", "train"))
+    Image.new("RGB", (40, 40), "red").save(victim)
+    extract(images, cache, base=BASE, weights=WEIGHTS, device="cpu")
+    with pytest.raises(RunError, match=r"test images of knn/seed-0000 have changed.*6 of its 6 paths.*`--cache DIR`"):
+        evaluate(runs / "knn", cache=cache)
+    assert evaluate(runs / "knn", cache=cache, on="val").part == "val"  # these did not change
+    victim.unlink()
+    other.unlink()
+    extract(images, cache, base=BASE, weights=WEIGHTS, device="cpu")
+    with pytest.raises(RunError, match="5 of its 6 paths"):
+        evaluate(runs / "knn", cache=cache)
+
+
+def test_images_in_another_class_are_refused(runs: Path, images: Path, cache: Path) -> None:
+    path = Path(Run.read(runs / "knn" / "seed-0000").images["test"][0])
+    (images / path).rename(images / "forest" / path.name)
+    extract(images, cache, base=BASE, weights=WEIGHTS, device="cpu")
+    with pytest.raises(RunError, match="have changed"):
+        evaluate(runs / "knn", cache=cache)
+
+
+def test_another_recipe_is_refused(runs: Path, images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "other", base=BASE, weights="random:1", device="cpu")
+    with pytest.raises(RecipeMismatch, match="weights_digest"):
+        evaluate(runs, cache=tmp_path / "other")
+    with pytest.raises(CacheError, match="not a feature cache"):
+        evaluate(runs, cache=images)
+
+
+def swap(path: Path, column: int) -> None:
+    header, *lines = lines_of(path)
+    lines[0][column] = next(name for name in CLASSES if name != lines[0][column])
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+
+def replace(old: str, new: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda path: swap(path, 2),
+        replace("path,label", "file,label"),
+        replace("beach/", "bench/"),
+        replace(",beach,", ",bench,"),
+        replace(",beach,", ","),
+        replace(",beach,", "\n"),
+        replace(",0.", ",1."),
+        replace(",0.", ",nan"),
+        replace(",0.", ",-0."),
+        replace("beach/", '"'),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("path,label,predicted,beach,forest,parkinglot\n"),
+        lambda path: path.write_text("\n".join(path.read_text().split("\n")[:-2])),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_edited_predictions_are_refused(done: Path, edit: Callable[[Path], object], known: bool) -> None:
+    folder = done / "mlp" / "seed-0000"
+    before = (folder / "predictions-test.csv").read_bytes()
+    edit(folder / "predictions-test.csv")
+    assert (folder / "predictions-test.csv").read_bytes() != before
+    if not known:
+        (folder / "evaluation-test.json").unlink()
+    with pytest.raises(RunError, match=r"predictions-test\.csv does not belong to its run.*Remove it"):
+        evaluate(done)
+    (folder / "predictions-test.csv").unlink()
+    evaluate(done)
+    assert (folder / "predictions-test.csv").read_bytes() == before
+
+
+def test_edited_true_classes_are_refused(done: Path) -> None:
+    swap(done / "knn" / "seed-0000" / "predictions-test.csv", 1)
+    with pytest.raises(RunError, match=r"not the file that evaluation-test\.json beside it was computed from"):
+        evaluate(done)
+
+
+def test_a_model_of_other_classes_is_refused(runs: Path, extracted: Path) -> None:
+    path = runs / "knn" / "seed-0000" / "run.json"
+    document = json.loads(path.read_text())
+    document["classes"] = ["beach", "forest", "park"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(RunError, match="other classes"):
+        evaluate(runs / "knn")
+
+
+def test_a_copied_seed_would_count_twice_and_is_refused(done: Path) -> None:
+    shutil.copytree(done / "mlp" / "seed-0000", done / "mlp" / "seed-0007")
+    with pytest.raises(RunError, match="have the same seed"):
+        evaluate(done)
+
+
+def test_runs_of_several_configurations_in_one_folder_are_refused(done: Path, extracted: Path, tmp_path: Path) -> None:
+    fit_head(extracted, tmp_path / "more", seeds=(5,), epochs=1, split="60/20/20", jobs=1)
+    shutil.copytree(tmp_path / "more" / "mlp" / "seed-0005", done / "mlp" / "seed-0005")
+    with pytest.raises(RunError, match="parameter epochs is 3, asked 1"):
+        evaluate(done)
+
+
+def test_no_such_part(evaluated: Path, extracted: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no part 'tset'"):
+        evaluate(evaluated, on="tset")  # type: ignore[arg-type]
+    fit_head(extracted, tmp_path, head="knn", split="70/0/30", jobs=1)
+    with pytest.raises(RunError, match="has no val images"):
+        evaluate(tmp_path, on="val")
+
+
+def test_ranking_summaries_and_distances(evaluated: Path) -> None:
+    result = evaluate(evaluated)
+    means = [summary.metrics["accuracy"].mean for summary in result.names]
+    assert means == sorted(means, reverse=True)
+    assert result.comparable
+    assert result.names[0].behind is None
+    for summary in result.names:
+        accuracies = [result.runs[f"{summary.name}/seed-{seed:04d}"].accuracy for seed in summary.seeds]
+        spread = summary.metrics["accuracy"]
+        assert (spread.mean, spread.smallest) == pytest.approx((np.mean(accuracies), min(accuracies)))
+        assert summary.interval[0] <= spread.mean <= summary.interval[1]
+        assert (summary.base, summary.weights, summary.images) == (BASE, WEIGHTS, 6)
+        assert summary.picture == summary.folder / "confusion-test.png"
+        assert summary.picture.exists()
+    (last,) = result.names[1:]
+    assert last.behind is not None
+    assert last.behind[0] == pytest.approx(means[1] - means[0])
+    assert last.behind[1] <= last.behind[0] <= min(last.behind[2], 0)
+
+
+def test_one_run_alone(evaluated: Path) -> None:
+    (summary,) = evaluate(evaluated / "mlp" / "seed-0001").names
+    assert (summary.name, summary.seeds, summary.metrics["accuracy"].deviation) == ("mlp", (1,), None)
+
+
+def test_names_of_several_folders_are_told_apart(done: Path, tmp_path: Path) -> None:
+    for place in ("a/runs", "b/runs", "c"):
+        shutil.copytree(done / "knn", tmp_path / place / "knn")
+    result = evaluate(tmp_path / "a/runs", tmp_path / "b/runs", tmp_path / "c", done / "mlp")
+    assert {summary.name for summary in result.names} == {"a/runs/knn", "b/runs/knn", "c/knn", "mlp"}
+    assert len(result.runs) == 5
+
+
+def test_other_test_images_are_not_compared(extracted: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fit_head(extracted, tmp_path, head="knn", name=f"split {seed}", split="60/20/20", split_seed=seed, jobs=1)
+    result = evaluate(tmp_path)
+    assert not result.comparable
+    assert [summary.behind for summary in result.names] == [None, None]
+
+
+def test_another_base_on_the_same_images_is_compared(done: Path, images: Path, tmp_path: Path) -> None:
+    extract(images, tmp_path / "other", base=BASE, weights="random:1", device="cpu")
+    fit_head(tmp_path / "other", done, head="knn", name="other", split="60/20/20", jobs=1)
+    assert evaluate(done).comparable
+
+
+STRANGE = ('say "a", b', "$x$", "Äcker 森", "label", "two\nlines", "carriage\rreturn")
+
+
+def test_strange_class_names_survive(drawn: Path, tmp_path: Path) -> None:
+    for name, source in zip(STRANGE, CLASSES * 2, strict=True):
+        shutil.copytree(drawn / source, tmp_path / "images" / name)
+    extract(tmp_path / "images", tmp_path / "cache", base=BASE, weights=WEIGHTS, device="cpu")
+    fit_head(tmp_path / "cache", tmp_path / "runs", head="knn", split="60/20/20", jobs=1)
+    (result,) = evaluate(tmp_path / "runs").runs.values()
+    assert result.classes == sorted(STRANGE)
+    folder = tmp_path / "runs" / "knn" / "seed-0000"
+    header, *lines = lines_of(folder / "predictions-test.csv")
+    assert header[3:] == sorted(STRANGE)
+    assert {line[1] for line in lines} == set(STRANGE)
+    assert evaluate(tmp_path / "runs").runs["knn/seed-0000"] == result
+    with Image.open(folder / "confusion-test.png") as picture:
+        picture.load()
+
+
+def test_every_run_has_its_files_and_no_others(evaluated: Path) -> None:
+    for run in find_runs([evaluated]):
+        names = {path.name for path in run.path.iterdir()}
+        assert names == {"run.json", *WRITTEN, "model.skops" if run.head == "knn" else "model.safetensors"}
+        assert stored_predictions(run, "test") is not None
+        assert stored_predictions(run, "val") is None
+
+
+def test_evaluate_does_not_write_to_the_cache(runs: Path, cache: Path) -> None:
+    before = moments(cache)
+    result: Evaluation = evaluate(runs, cache=cache)
+    assert moments(cache) == before
+    assert isinstance(result, Evaluation)
+    with h5py.File(cache / "index.h5") as file:
+        assert len(file["paths"]) == 30

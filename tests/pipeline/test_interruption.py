@@ -1,0 +1,116 @@
+"""An extraction that is killed, again and again, ends with what an undisturbed one would have given."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache import FeatureCache
+
+ROOT = Path(__file__).parents[2]
+STOPPED = "Stopped. All complete work is kept; run the same command again to go on."
+
+
+def write_images(root: Path, count: int, broken: bool) -> Path:
+    """Write small images of noise in two classes; `broken` breaks one for the first shard and one for the last."""
+    noise = np.random.default_rng(0)
+    for number in range(count):
+        path = root / ("ab"[number % 2]) / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    if broken:
+        (root / "a" / "020.png").write_bytes(b"")
+        last = root / "b" / f"{count - 1:03d}.png"
+        last.write_bytes(last.read_bytes()[:1000])
+    return root
+
+
+def start(images: Path, cache: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "cli.py", "extract", str(images), str(cache), "--on-error", "skip"]
+    # The fastest base; one thread, so that sums are added in the same order whatever else the machine does.
+    options = ["--base", "shufflenet_v2_x0_5", "--weights", "random:0", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *options], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return said
+
+
+def shards(cache: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (cache / "shards").glob("[!.]*")}
+
+
+def unfinished(cache: Path) -> list[Path]:
+    return list(cache.rglob(".*"))
+
+
+def await_that(cache: Path, pattern: str, process: "subprocess.Popen[str]") -> None:
+    """Wait until a file of this name is there, or the process has ended."""
+    while process.poll() is None and not any(cache.rglob(pattern)):
+        time.sleep(0.0005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "broken"), [(140, False), (280, True)], ids=["whole", "broken"])
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path, count: int, broken: bool) -> None:
+    images = write_images(tmp_path / "images", count, broken)
+    started = time.monotonic()
+    finish(start(images, tmp_path / "undisturbed"))
+    took = time.monotonic() - started
+    expected = shards(tmp_path / "undisturbed")
+    assert len(expected) == (3 if broken else 2)
+
+    cache = tmp_path / "cache"
+    moments = random.Random(0)
+    process = start(images, cache)
+    await_that(cache, ".*.h5.*.tmp", process)  # in the midst of writing a shard
+    process.kill()
+    process.wait()
+    for _ in range(2 if broken else 1):
+        process = start(images, cache)
+        time.sleep(moments.uniform(0.3, 0.6) * took)
+        process.kill()
+        process.wait()
+        assert shards(cache).items() <= expected.items()
+        assert not (cache / "index.h5").exists() or shards(cache) == expected
+    said = finish(start(images, cache))
+    assert f"{count - 2 * broken} images of 2 classes" in said
+    assert shards(cache) == expected
+    assert unfinished(cache) == []
+    with h5py.File(cache / "index.h5") as found, h5py.File(tmp_path / "undisturbed" / "index.h5") as undisturbed:
+        assert np.array_equal(found["features"][:], undisturbed["features"][:])
+        for name in ("labels", "paths", "digests", "skipped/paths", "skipped/reasons"):
+            assert np.array_equal(found[name][:], undisturbed[name][:])
+    assert len(FeatureCache.open(cache).index().skipped) == 2 * broken
+
+
+def test_an_interrupt_ends_it_with_the_work_kept(tmp_path: Path) -> None:
+    images, cache = write_images(tmp_path / "images", 280, broken=False), tmp_path / "cache"
+    process = start(images, cache)
+    await_that(cache / "shards", "[!.]*.h5", process)
+    kept = shards(cache)
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    said, errors = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 2
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == STOPPED
+    assert "Traceback" not in errors
+    assert said == ""
+    assert unfinished(cache) == []
+    assert len(kept) == 1
+    assert shards(cache).items() >= kept.items()
+    assert not (cache / "index.h5").exists()
