@@ -1,11 +1,14 @@
 """The examples in README and docs run as written, page by page, in a folder that holds `images/`."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -38,14 +41,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_on_a_page_exist(page: Path) -> None:
-    from cli import main
-
-    named = re.findall(r"^\s*(?:\$ )?manyheads ([a-z-]+)(?: ([a-z]+))?", page.read_text(), flags=re.MULTILINE)
-    for name, _ in named:
+    text = page.read_text()
+    typed = re.findall(r"^(?:\$ )?manyheads ([a-z-]+)", blocks(page, ""), flags=re.MULTILINE)
+    for name in [*typed, *re.findall(r"`manyheads ([a-z-]+)", text)]:
         assert name in main.commands, f"{page.name} speaks of manyheads {name}"
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(ROOT)}
