@@ -18,13 +18,14 @@ lint: $(READY)
 suite: $(READY)
 	$(VENV)/bin/python -m pytest
 
+# compat: the checkout is put on the path, so that a user's own folder named `cache` does not hide the package.
 # Installed anew only when the requirements change.
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "manyheads needs Python 3.10 or newer: make PYTHON=python3.12 …" >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); torch alone is several GB, so the first time takes some minutes."
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[dev]'
 	touch $@
 
 clean:

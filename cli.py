@@ -5,10 +5,8 @@ Nothing heavy is imported before a command needs it: `manyheads --help` loads ne
 
 import functools
 import json
-import os
 import re
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -99,20 +97,29 @@ def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], cl
             with _Interrupts() as interrupts:
                 try:
                     function(output, *args, **options)
-                    sys.stdout.flush()
-                except BrokenPipeError:  # the reader, such as `head`, has seen enough
-                    os._exit(0)
                 except BaseException as error:
                     # An interrupt that hits an import can come out as any other exception.
                     if interrupts.came:
                         output.stop("Stopped. All complete work is kept; run the same command again to go on.")
                     if debug or not isinstance(error, Exception) or isinstance(error, click.ClickException):
                         raise
-                    output.fail(str(error) if isinstance(error, ManyheadsError) else UNEXPECTED.format(error))
+                    output.fail(_reason(error))
 
         return run
 
     return decorate
+
+
+def _reason(error: BaseException) -> str:
+    """Word a failure: our own say it themselves, and what the system refused has a file and a reason."""
+    if isinstance(error, ManyheadsError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        reason = f"{error.filename}: {error.strerror}."
+        return (
+            f"{reason} Check the path and its permissions, then run the same command again; nothing complete is lost."
+        )
+    return UNEXPECTED.format(error)
 
 
 class _Interrupts:
@@ -207,6 +214,8 @@ def fit_head_command(output: "Output", cache: Path, runs: Path, other: dict[str,
         "device",
     }:
         raise click.UsageError(f"--set takes hyper-parameters of the head, which {min(clash)} is not.")
+    if twice := other.keys() & given.keys():
+        raise click.UsageError(f"{min(twice)} is given twice, by its own option and by --set.")
     given |= other
     output.show(fit_head(cache, runs, progress=output.progress, **given), show_fitting)
 
@@ -236,11 +245,20 @@ def evaluate_command(output: "Output", runs: tuple[Path, ...], **options: Any) -
 @click.option("--csv", "as_csv", is_flag=True, help="Print path,rank,class,probability as CSV.")
 def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_csv: bool, **options: Any) -> None:
     """Name what is on image files, and on all images in folders, with the run folder RUN."""
+    from pipeline.errors import UnreadableImages
     from pipeline.prediction import predict
     from pipeline.tables import csv_predictions, show_predictions
 
-    result = predict(run, *images, progress=output.progress, **options)
-    output.show(result, csv_predictions if as_csv else show_predictions)
+    if as_csv and output.as_json:
+        raise click.UsageError("--csv and --json are two forms of one answer: choose one.")
+    render = csv_predictions if as_csv else show_predictions
+    try:
+        output.show(predict(run, *images, progress=output.progress, **options), render, machine=as_csv)
+    except UnreadableImages as error:
+        if error.result:
+            listed_below = functools.partial(render, failed=True)
+            output.show(error.result, listed_below, machine=as_csv, failure=str(error))
+        raise
 
 
 @main.group("cache")

@@ -76,6 +76,7 @@ def scratch_folder(place: Path) -> Iterator[Path]:
     """
     temporary = _temporary(place / "scratch")
     with _explained(temporary):
+        shutil.rmtree(temporary, ignore_errors=True)  # as in `writing_folder`
         temporary.mkdir(parents=True)
         try:
             yield temporary

@@ -1,6 +1,7 @@
 """The feature cache: one folder with the features of one image set under one recipe."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,12 +108,18 @@ class FeatureCache:
         """
         write_index(self.path / "index.h5", index, self.recipe, self.shards())
 
-    def read(self, digests: Sequence[str], out: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
+    def read(
+        self,
+        digests: Sequence[str],
+        out: npt.NDArray[np.floating] | None = None,
+        advance: Callable[[int], None] = lambda rows: None,
+    ) -> npt.NDArray[np.floating]:
         """Read features by the digests of their images, shard by shard and checked.
 
         Args:
             digests: One for each wanted row, in any order, repeated or not.
             out: Where to put them, (len(digests), D) of any float format; a new float32 array if not given.
+            advance: Told how many more rows are read.
 
         Raises:
             CacheError: A feature is not in the cache, or its shard is damaged.
@@ -132,6 +139,7 @@ class FeatureCache:
             read_rows(shards[number], block)
             positions, rows = zip(*pairs, strict=True)
             out[list(positions)] = block[list(rows)]
+            advance(len(pairs))
         return out
 
     def size(self) -> int:
@@ -141,7 +149,7 @@ class FeatureCache:
 
 def is_cache(path: Path) -> bool:
     """Whether a folder is a feature cache, of this format or another."""
-    return (path / "recipe.json").is_file()
+    return os.path.isfile(path / "recipe.json")  # noqa: PTH113 - Path's raises where a folder may not be looked at
 
 
 def _is_hidden(path: Path) -> bool:

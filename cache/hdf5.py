@@ -1,5 +1,6 @@
 """Reading and writing HDF5 so that whatever goes wrong has a name and a way out."""
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,14 +39,14 @@ def composed(path: Path) -> Iterator[h5py.File]:
         NoRoom: The disk is full or the folder cannot be written to. Nothing is left behind.
     """
     # In memory, because HDF5 cannot let go of a file that it cannot flush: on a full disk it would fill stderr with
-    # tracebacks and crash the process when it ends. The format of 1.10, which virtual datasets need anyway, has
-    # checksums over its own structures too, and room for the names of more than 4,000 classes in an attribute.
+    # tracebacks and crash the process when it ends. (The core driver's file image would do, but before HDF5 2 its
+    # superblock has a wrong checksum.) From version 1.10's layout on, HDF5's own structures have checksums, and
+    # attributes may be larger than 64 KiB.
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("v110", "latest")) as file:
+        yield file
     with writing_file(path) as temporary:
-        with h5py.File(temporary, "w", driver="core", backing_store=False, libver=("v110", "latest")) as file:
-            yield file
-            file.flush()
-            image = file.id.get_file_image()
-        temporary.write_bytes(image)
+        temporary.write_bytes(image.getbuffer())
 
 
 def write_strings(file: h5py.File, name: str, values: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BaseError, WeightsError
+from pipeline.memory import enough_memory
+from pipeline.progress import SILENT, Progress
 from pipeline.transform import Transform, transform_of_weights
 from pipeline.weights import WeightsSource, load_state, tensor_digest
 
@@ -37,7 +39,6 @@ class Base:
         transform: What an image goes through before the network.
         weights_digest: Digest of the float32 tensors in use, see `pipeline.weights.tensor_digest`.
         weights: Where the tensors came from, as `--weights` names it.
-        random: Whether the weights are random, so that the features mean little.
         precision: `fp32`, `bf16` or `fp16`: what the network computes in.
         device: Where it computes, e.g. `cpu` or `cuda:1`.
     """
@@ -48,7 +49,6 @@ class Base:
     transform: Transform
     weights_digest: str
     weights: str
-    random: bool
     precision: str = "fp32"
     device: str = "cpu"
 
@@ -64,14 +64,20 @@ class Base:
             Float32 array (B, dimension), whatever the precision.
 
         Raises:
-            BaseError: The device cannot compute this network in this precision.
+            BaseError: The device cannot compute this network in this precision, or has no room for the batch.
         """
         import torch
 
-        images = batch.to(self.device, getattr(torch, PRECISIONS[self.precision]), memory_format=torch.channels_last)
+        dtype, on_gpu = getattr(torch, PRECISIONS[self.precision]), self.device != "cpu"
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        no_room = BaseError(
+            f"{self.name} ran out of memory on {self.device}, with a batch of {len(batch)} images of "
+            f"{batch.shape[-1]} x {batch.shape[-2]} in {self.precision}: lower --batch-size"
+            f"{', or use --device cpu' if on_gpu else ''}"
+        )
         try:
-            with torch.inference_mode(), exact if images.is_cuda else nullcontext():
+            with enough_memory(no_room), torch.inference_mode(), exact if on_gpu else nullcontext():
+                images = batch.to(self.device, dtype, memory_format=torch.channels_last)
                 features: np.ndarray[Any, np.dtype[np.float32]] = self.module(images).flatten(1).float().cpu().numpy()
                 return features
         except RuntimeError as error:
@@ -126,6 +132,7 @@ def load_base(
     transform: Transform | None = None,
     precision: str = "fp32",
     device: str = "cpu",
+    progress: Progress = SILENT,
 ) -> Base:
     """Load a network, cut its classifier off and freeze it.
 
@@ -136,6 +143,7 @@ def load_base(
         transform: The transform itself, from a recipe; then `transform_of` does not matter.
         precision: `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        progress: Told of a download.
 
     Returns:
         The base, ready to compute features.
@@ -159,7 +167,7 @@ def load_base(
     else:
         with _parameters_without_storage():
             network = _build(name, transform.crop_size, initialised=False)
-        _fill(network, load_state(source, name), _cut(network), f"{name} with weights {source}")
+        _fill(network, load_state(source, name, progress), _cut(network), f"{name} with weights {source}")
     digest = tensor_digest(network.state_dict())
     network.eval().requires_grad_(False).to(target, getattr(torch, PRECISIONS[precision]))
     return Base(
@@ -169,7 +177,6 @@ def load_base(
         transform=transform,
         weights_digest=digest,
         weights=str(source),
-        random=source.kind == "random",
         precision=precision,
         device=str(target),
     )
@@ -201,8 +208,9 @@ def _build(name: str, image_size: int, *, initialised: bool) -> nn.Module:
     if name.startswith("vit_"):
         options["image_size"] = image_size
     if name in ("inception_v3", "googlenet"):
-        # Left out, it warns; `True` is what leaving it out means. Pretrained weights expect inputs scaled their way.
-        options |= {"init_weights": initialised, "transform_input": not initialised}
+        # Pretrained weights expect inputs scaled their way. All others get them too: where tensors come from is no
+        # part of a recipe. Without `init_weights` torchvision warns; `True` is what leaving it out means.
+        options |= {"init_weights": initialised, "transform_input": True}
     network: nn.Module = models.get_model(name, weights=None, **options)
     return network
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.base import Base
+
+Named = TypeVar("Named")
+Result = TypeVar("Result")
 
 
 class _Decoded(NamedTuple):
@@ -54,7 +57,7 @@ class Computing:
     Attributes:
         cache: Where shards are written.
         root: Folder of the image set.
-        batch_size: Images in one pass through the base.
+        batch_size: Images in one pass through the base; at most a shard's.
         workers: Threads that decode.
         progress: Told how many images are done.
         clock: Filled with where the time went.
@@ -84,7 +87,7 @@ class Computing:
         planned = [digest for plan in plans for digest in plan]
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         try:
-            decoded = _ahead(pool, read, planned, 2 * self.batch_size + self.workers)
+            decoded = ahead(pool, read, planned, 2 * min(self.batch_size, SHARD_ROWS) + self.workers)
             with self.progress.steps("extracting", len(planned), "images") as advance:
                 for plan in plans:
                     failures |= self._shard(base, decoded, len(plan), advance)
@@ -145,13 +148,13 @@ def _read(root: Path, paths: Mapping[str, str], base: "Base", digest: str) -> _D
         return _Decoded(digest, None, str(error))
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[str], _Decoded], digests: Iterable[str], depth: int
-) -> Iterator[_Decoded]:
-    """Yield results in order while at most `depth` are decoded ahead, so that memory stays flat."""
-    waiting: deque[Future[_Decoded]] = deque()
-    for digest in digests:
-        waiting.append(pool.submit(read, digest))
+def ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Named], Result], names: Iterable[Named], depth: int
+) -> Iterator[Result]:
+    """Yield results in order while at most `depth` are read ahead, so that memory stays flat."""
+    waiting: deque[Future[Result]] = deque()
+    for name in names:
+        waiting.append(pool.submit(read, name))
         if len(waiting) >= depth:
             yield waiting.popleft().result()
     while waiting:

@@ -55,9 +55,11 @@ def run_demo(
     Raises:
         ManyheadsError: A stage failed.
     """
-    images = Path(folder) / "images"
+    # Other images are another demo: what is there already is never drawn, computed or fitted again.
+    folder = Path(folder) / f"seed-{seed}-{per_class}-a-class"
+    images = folder / "images"
     draw_image_set(images, per_class, seed, progress=progress)
-    extraction = _extract(images, Path(folder), base, weights, progress)
+    extraction = _extract(images, folder, base, weights, progress)
     runs = extraction.cache.parent / "runs"
     for head, options in HEADS.items():
         fit_head(extraction.cache, runs, head=head, split=SPLIT, progress=progress, **options)

@@ -17,7 +17,7 @@ class Diagnosis:
     Attributes:
         versions: Of Python and the libraries.
         machine: Processor, cores, system.
-        memory_free: Bytes of memory that are free, or None where the system does not say.
+        memory_free: Bytes of memory that programs can have, or None where the system does not say.
         disk_free: Folder -> free bytes, for the current folder and the one for temporary files.
         devices: Device -> its name.
         precisions: Device -> arithmetic that it has natively.
@@ -73,6 +73,12 @@ def _cpu_precisions() -> list[str]:
 
 
 def _memory_free() -> int | None:
+    try:  # Linux counts what its file cache would give back; the free pages alone are few on any busy machine
+        for line in Path("/proc/meminfo").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

@@ -6,12 +6,28 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("manyheads", "torch", "torchvision", "numpy", "h5py", "scikit-learn", "joblib", "pillow", "skops")
+PACKAGES = (
+    "manyheads",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "h5py",
+    "joblib",
+    "threadpoolctl",
+    "pillow",
+    "safetensors",
+    "skops",
+    "matplotlib",
+    "click",
+    "rich",
+)
 
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of every library that a result depends on; nothing is imported."""
+    """Return the versions of Python and of every library that manyheads depends on; nothing is imported."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

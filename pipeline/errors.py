@@ -1,6 +1,11 @@
 """The pipeline's branch of the exception tree that starts in `cache.errors.ManyheadsError`."""
 
+from typing import TYPE_CHECKING
+
 from cache.errors import ManyheadsError
+
+if TYPE_CHECKING:
+    from pipeline.prediction import PredictionList
 
 
 class ImageSetError(ManyheadsError):
@@ -12,7 +17,15 @@ class UnreadableImage(ManyheadsError):
 
 
 class UnreadableImages(ManyheadsError):
-    """Some images of a set could not be read; the message lists every file with its reason."""
+    """Some images of a set could not be read; the message lists every file with its reason.
+
+    Attributes:
+        result: What `predict` made of all other images, which is stored nowhere else; None from other stages.
+    """
+
+    def __init__(self, message: str, result: "PredictionList | None" = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class SplitError(ManyheadsError):

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureCache
+from cache import FeatureCache, RecipeMismatch
 from pipeline.errors import RunError
 from pipeline.figures import draw_confusion
 from pipeline.metrics import Metrics, Spread, bootstrap_interval, measure, spread
@@ -228,12 +229,20 @@ class _Features:
         return self._held
 
     def _read(self, run: Run, folder: Path) -> tuple[npt.NDArray[np.floating], tuple[str, ...]]:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112  # Path's raises where a folder may not be looked at
             raise RunError(
                 f"{run.label} was fitted from the cache {folder}, which is gone. Name where it is now: `--cache DIR`."
             )
         cache = FeatureCache.open(folder)
-        cache.recipe.require_same(run.recipe, folder)
+        differing = ", ".join(
+            f"{name} {held} instead of {needed}"
+            for name, (held, needed) in cache.recipe.differences(run.recipe).items()
+        )
+        if differing:
+            raise RecipeMismatch(
+                f"{run.label} needs features of another recipe than {folder} holds: {differing}. "
+                "Name the cache that it was fitted from: `--cache DIR`."
+            )
         held = {entry.path: entry for entry in cache.index().entries}
         wanted = run.images[self.part]
         entries = [held[path] for path in wanted if path in held]

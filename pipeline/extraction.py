@@ -18,7 +18,6 @@ from cache.hdf5 import opened
 from cache.recipe import STORAGE, mismatch
 from pipeline.computing import Computing
 from pipeline.decode import DECODE_VERSION
-from pipeline.environment import versions
 from pipeline.errors import BaseError, ImageSetError, UnreadableImages
 from pipeline.image_set import fingerprint, read_image_set
 from pipeline.progress import SILENT, Progress
@@ -113,7 +112,7 @@ def extract(
         precision: Arithmetic of the base: `fp32`, `bf16` or `fp16`.
         store: Number format in the cache: `float32` or `float16`.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        batch_size: Images in one pass through the base.
+        batch_size: Images in one pass through the base; at most the 128 of a shard.
         workers: Threads that decode; as many as processors, at most 16, if not given.
         on_error: What unreadable images mean in the end: `fail` raises, `skip` leaves them out of the index.
         progress: Told what happens.
@@ -213,7 +212,6 @@ class _Order:
             **self.named,
             "transform_of": self.transform_of or "the weights' own",
             "decoding": str(DECODE_VERSION),
-            "pillow": versions()["pillow"],
             **weights_fingerprint(self.weights, self.named["base"]),
         }
 
@@ -229,6 +227,7 @@ class _Order:
                 transform_of=self.transform_of,
                 precision=self.named["precision"],
                 device=self.device,
+                progress=progress,
             )
         return self._base
 

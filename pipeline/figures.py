@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.atomic import writing_file
+from pipeline.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ def confusion_figure(confusion: npt.NDArray[np.floating], classes: Sequence[str]
     shown = range(0, count, every)
     # parse_math=False: a class may well be named "$x$".
     text: dict[str, Any] = {"fontsize": 8, "color": "0.2", "parse_math": False}
-    names = [_printable(classes[number]) for number in shown]
+    names = [_one_line(classes[number]) for number in shown]
     axes.set_xticks(shown, names, rotation=90, **text)
     axes.set_yticks(shown, names, **text)
     # Margins are computed from the widest name: matplotlib's own layouts draw everything several times.
@@ -80,7 +81,7 @@ def confusion_figure(confusion: npt.NDArray[np.floating], classes: Sequence[str]
         room = max(label.get_window_extent().width for label in axes.get_yticklabels()) / DPI + 0.5
     side = count * cell
     width = max(4.5, room + side + 0.7)
-    lines = textwrap.wrap(_printable(title, 400), int(13 * width)) or [""]
+    lines = textwrap.wrap(_one_line(title, 400), int(13 * width)) or [""]
     above, below = 0.35 + 0.17 * len(lines), room + 0.15
     height = above + side + below
     figure.set_size_inches(width, height)
@@ -151,7 +152,7 @@ def _key(path: Path) -> str | None:
         return None
 
 
-def _printable(text: str, longest: int = LONGEST) -> str:
+def _one_line(text: str, longest: int = LONGEST) -> str:
     """Show a text on one line whatever it holds."""
-    plain = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    plain = printable(text)
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"

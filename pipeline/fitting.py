@@ -3,7 +3,7 @@
 import operator
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +99,8 @@ def fit_head(
     notes = _notes(opened, index, parts, head, seeds)
     seeds = seeds if HEADS[head].seeded else (0,)
     full = _all_parameters(head, device, parameters)
-    planned = [_plan(opened, index, parts, head, name, seed, full, notes) for seed in seeds]
+    first = _plan(opened, index, parts, head, name, seeds[0], full, notes)
+    planned = [replace(first, seed=seed) for seed in seeds]
     for note in notes:
         progress.note(note)
 
@@ -128,15 +129,20 @@ def _fit_all(
 ) -> None:
     from joblib import Parallel, cpu_count, delayed
 
-    with (
-        _shared_features(cache, index, split, folders[planned[0].seed].parent) as (features, labels),
-        progress.steps(f"fitting {planned[0].name}", len(planned), "runs") as advance,
-    ):
-        sizes = len(split.rows["train"]), len(split.rows["val"])
+    jobs = min(jobs or cpu_count(), len(planned))
+    label, sizes = f"fitting {planned[0].name}", (len(split.rows["train"]), len(split.rows["val"]))
+    with _shared_features(cache, index, split, folders[planned[0].seed].parent, progress) as (features, labels):
+        if jobs == 1:
+            epochs = planned[0].parameters.get("epochs", 1)
+            with progress.steps(label, len(planned) * epochs, "epochs") as advance:
+                for run in planned:
+                    done = _fit_one(run, features, labels, sizes, folders[run.seed], lambda _: advance(1))
+                    advance(epochs - done)
+            return
         work = (delayed(_fit_one)(run, features, labels, sizes, folders[run.seed]) for run in planned)
         # Results come as they are finished, so that an interrupt loses only the runs under way.
-        parallel = Parallel(n_jobs=min(jobs or cpu_count(), len(planned)), return_as="generator_unordered")
-        with _workers():
+        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
+        with progress.steps(label, len(planned), "runs") as advance, _workers():
             for _ in parallel(work):
                 advance(1)
 
@@ -162,7 +168,7 @@ def _workers() -> Iterator[None]:
 
 @contextmanager
 def _shared_features(
-    cache: FeatureCache, index: Index, split: Split, place: Path
+    cache: FeatureCache, index: Index, split: Split, place: Path, progress: Progress
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]]]:
     """Lay out training, then validation features in one memory-mapped file that all workers read.
 
@@ -178,7 +184,8 @@ def _shared_features(
         with path.open("r+b") as file, suppress(AttributeError):  # macOS has no such call
             # A full disk must show here as an error: behind the map it would kill the process.
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        cache.read([entry.digest for entry in entries], features)
+        with progress.steps("reading features", len(rows), "rows") as advance:
+            cache.read([entry.digest for entry in entries], features, advance)
         features.flush()
         yield np.load(path, mmap_mode="r"), np.array([entry.label for entry in entries])
 
@@ -189,8 +196,9 @@ def _fit_one(
     labels: npt.NDArray[np.str_],
     sizes: tuple[int, int],
     folder: Path,
-) -> None:
-    """Fit one run and write its folder; runs in a worker process."""
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+) -> int:
+    """Fit one run and write its folder, in a worker process or here; return how many epochs `on_epoch` heard of."""
     from pipeline.heads.storage import save_head
 
     train, held = sizes[0], sizes[0] + sizes[1]
@@ -199,12 +207,11 @@ def _fit_one(
     head = make_head(run.head, seed=run.seed, **options)
     started = time.perf_counter()
     with one_thread():
-        head.fit(features[:train], labels[:train], *validation)
-    fitted = replace(
-        run,
-        timings={"fit": time.perf_counter() - started},
-        history=tuple(getattr(head, "history_", ())),
-    )
+        # Only heads that are trained in epochs can tell of them.
+        watched = {"on_epoch": on_epoch} if on_epoch and "epochs" in run.parameters else {}
+        head.fit(features[:train], labels[:train], *validation, **watched)
+    history = tuple(getattr(head, "history_", ()))
+    fitted = replace(run, timings={"fit": time.perf_counter() - started}, history=history)
     try:
         with writing_folder(folder) as temporary:
             save_head(head, temporary)
@@ -213,6 +220,7 @@ def _fit_one(
         # Another process has fitted the same run meanwhile: it is the same, and whole.
         if not folder.exists():
             raise
+    return len(history)
 
 
 @contextmanager
@@ -265,6 +273,8 @@ def _plan(
 def _all_parameters(head: str, device: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return every hyper-parameter of a head, checked, with the device where it has one."""
     known = head_parameters(head)
+    if "seed" in asked:
+        raise HeadError("The seed of a run is no hyper-parameter: ask for `seeds`, such as `--seeds 3`.")
     if "device" in known:
         from pipeline.base import choose_device
 

@@ -13,6 +13,7 @@ from pipeline.decode import EXTENSIONS
 from pipeline.errors import ImageSetError
 from pipeline.progress import SILENT, Progress
 
+AT_ONCE = 1024  # files that wait for a thread: each takes some memory
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -68,8 +69,8 @@ def read_image_set(folder: Path | str) -> ImageSet:
     """
     root = Path(folder)
     _text(str(root.absolute()))
-    if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
+    if not os.path.isdir(root):  # noqa: PTH112  # Path's raises where a folder may not be looked at
+        found = "is a file" if os.path.exists(root) else "does not exist"  # noqa: PTH110  # likewise
         raise ImageSetError(f"{root} {found}. Name a folder with one sub-folder of images per class.")
     folders = _folders(root)
     if not folders:
@@ -104,14 +105,16 @@ def fingerprint(images: ImageSet, workers: int | None = None, progress: Progress
     unreadable: list[tuple[str, str]] = []
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
-        digests = pool.map(lambda image: _digest(images.root / image.path), images.images)
         with progress.steps("reading", len(images.images), "images") as advance:
-            for image, (digest, reason) in zip(images.images, digests, strict=True):
-                if reason:
-                    unreadable.append((image.path, reason))
-                else:
-                    entries.append(Entry(image.path, image.label, digest, image.part))
-                advance(1)
+            for start in range(0, len(images.images), AT_ONCE):
+                files = images.images[start : start + AT_ONCE]
+                digests = pool.map(lambda image: _digest(images.root / image.path), files)
+                for image, (digest, reason) in zip(files, digests, strict=True):
+                    if reason:
+                        unreadable.append((image.path, reason))
+                    else:
+                        entries.append(Entry(image.path, image.label, digest, image.part))
+                    advance(1)
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the files that are still to be read
     return Fingerprints(tuple(entries), tuple(unreadable))

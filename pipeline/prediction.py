@@ -1,16 +1,21 @@
 """`predict`: name what is on new images, with the base and transform of a run's recipe."""
 
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.computing import ahead
 from pipeline.decode import DECODE_VERSION, EXTENSIONS, decode
 from pipeline.errors import ImageSetError, RunError, UnreadableImage, UnreadableImages, WeightsError
+from pipeline.printable import printable
 from pipeline.progress import SILENT, Progress
 from pipeline.run import Run
 from pipeline.transform import Transform
@@ -34,12 +39,18 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictionList:
-    """Predictions for several images, and (path, reason) of those that could not be read."""
+    """Predictions for several images, and (path, reason) of the images and folders that could not be read."""
 
     run: str
     images: tuple[Prediction, ...]
     skipped: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+
+
+class _Decoded(NamedTuple):
+    path: Path
+    tensor: "Tensor | None"
+    reason: str
 
 
 def predict(
@@ -60,14 +71,15 @@ def predict(
         weights: Where the base's weights are now, if not where the run's cache was extracted with; they must be
             the same tensors.
         device: Where the base runs: `auto`, `cpu`, `cuda` or `cuda:1`.
-        on_error: What unreadable images mean in the end: `fail` raises, `skip` lists them.
+        on_error: What unreadable images and folders mean in the end: `fail` raises, `skip` lists them.
         progress: Told what happens.
 
     Raises:
         RunError: The run cannot be read.
         WeightsError: The weights cannot be had, or are not those that the run was fitted on.
-        ImageSetError: A path does not exist, or there is no image.
-        UnreadableImages: Some images cannot be read and `on_error` is `fail`.
+        ImageSetError: A path does not exist or cannot be looked at, or there is no image.
+        UnreadableImages: Some images cannot be read and `on_error` is `fail`, or none can; the predictions for all
+            others are the error's `result`.
     """
     from pipeline.heads.storage import load_head
 
@@ -76,7 +88,7 @@ def predict(
     if on_error not in ("fail", "skip"):
         raise ImageSetError(f"on_error {on_error!r} is neither 'fail' nor 'skip'.")
     fitted = Run.read(Path(run))
-    paths = _image_files(images)
+    paths, closed = _image_files(images)
     head = load_head(fitted.head, fitted.path)
     if tuple(str(name) for name in head.classes_) != fitted.classes:
         raise RunError(
@@ -84,44 +96,46 @@ def predict(
         )
     base = _base(fitted, weights, device, progress)
     found: list[Prediction] = []
-    skipped: list[tuple[str, str]] = []
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress.steps("predicting", len(paths), "images") as advance,
-    ):
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            tensors: list[Tensor] = []
-            good: list[Path] = []
-            for path, (tensor, reason) in zip(batch, pool.map(lambda path: _read(path, base), batch), strict=True):
-                if tensor is None:
-                    skipped.append((str(path), reason))
-                else:
-                    good.append(path)
-                    tensors.append(tensor)
-            if tensors:
-                found += _name(head, fitted, base, good, tensors, top_k)
-            advance(len(batch))
+    skipped = closed.copy()
+    workers = min(os.cpu_count() or 1, 16)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        decoded = ahead(pool, partial(_read, base), paths, 2 * BATCH + workers)
+        with progress.steps("predicting", len(paths), "images") as advance:
+            while batch := list(islice(decoded, BATCH)):
+                good = [image for image in batch if image.tensor is not None]
+                skipped += [(str(image.path), image.reason) for image in batch if image.tensor is None]
+                found += _name(head, fitted, base, good, top_k) if good else []
+                advance(len(batch))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    result = PredictionList(fitted.label, tuple(found), tuple(skipped), fitted.notes)
     if skipped and (on_error == "fail" or not found):
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in skipped)
-        raise UnreadableImages(
-            f"{len(skipped)} of {len(paths)} images cannot be read. Leave them out, or add `--on-error skip`:\n{listed}"
-        )
-    return PredictionList(fitted.label, tuple(found), tuple(skipped), fitted.notes)
+        raise _unreadable(result, len(paths), len(closed))
+    return result
 
 
-def _name(
-    head: object, run: Run, base: "Base", paths: Sequence[Path], tensors: "Sequence[Tensor]", top_k: int
-) -> list[Prediction]:
+def _name(head: object, run: Run, base: "Base", images: "Sequence[_Decoded]", top_k: int) -> list[Prediction]:
     import torch
 
-    features = base.features(torch.stack(tuple(tensors))).astype(run.recipe.storage).astype(np.float32)
+    tensors = torch.stack([image.tensor for image in images if image.tensor is not None])
+    features = base.features(tensors).astype(run.recipe.storage).astype(np.float32)
     probabilities = head.predict_proba(features)  # type: ignore[attr-defined]
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return [
-        Prediction(str(path), tuple((run.classes[place], float(row[place])) for place in best))
-        for path, row, best in zip(paths, probabilities, order, strict=True)
+        Prediction(str(image.path), tuple((run.classes[place], float(row[place])) for place in best))
+        for image, row, best in zip(images, probabilities, order, strict=True)
     ]
+
+
+def _unreadable(result: PredictionList, files: int, folders: int) -> UnreadableImages:
+    what = "images and folders" if folders else "images"
+    way_out = "Leave them out, or add `--on-error skip`" if result.images else "Name others"
+    listed = "\n".join(f"  {printable(path)}: {reason}" for path, reason in result.skipped)
+    return UnreadableImages(
+        f"{len(result.skipped)} of {files + folders} {what} cannot be read. {way_out}:\n{listed}",
+        result,
+    )
 
 
 def _base(run: Run, weights: str | None, device: str, progress: Progress) -> "Base":
@@ -152,34 +166,65 @@ def _base(run: Run, weights: str | None, device: str, progress: Progress) -> "Ba
     return base
 
 
-def _image_files(places: Sequence[Path | str]) -> list[Path]:
-    """Return the named files, and the images below the named folders in the order of their names."""
+def _image_files(places: Sequence[Path | str]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Return the named files, the images below the named folders in the order of their names, and what is closed.
+
+    Returns:
+        The files, and (folder, reason) of the sub-folders that cannot be listed.
+    """
     files: list[Path] = []
+    closed: list[tuple[str, str]] = []
     for place in map(Path, places):
-        if place.is_dir():
-            below = sorted(
-                path
-                for path in place.rglob("*")
-                if path.suffix.lower() in EXTENSIONS
-                and path.is_file()
-                and not any(part.startswith(".") for part in path.relative_to(place).parts)
-            )
-            if not below:
-                raise ImageSetError(f"The folder {place} holds no image. Name image files or a folder of images.")
-            files += below
-        elif place.exists():
+        if not _is_folder(place):
             files.append(place)
-        else:
-            raise ImageSetError(f"{place} does not exist. Name image files or a folder of images.")
-    if not files:
+            continue
+        below, unlisted = _below(place)
+        if unlisted and unlisted[0][0] == str(place):
+            raise ImageSetError(f"The folder {place} cannot be listed: {unlisted[0][1]}. Mend that, or name files.")
+        if not below and not unlisted:
+            raise ImageSetError(f"The folder {place} holds no image. Name image files or a folder of images.")
+        files += below
+        closed += unlisted
+    if not files and not closed:
         raise ImageSetError("No image was named. Name image files or a folder of images.")
-    return files
+    return files, closed
 
 
-def _read(path: Path, base: "Base") -> "tuple[Tensor | None, str]":
+def _is_folder(place: Path) -> bool:
     try:
-        return base.transform(decode(path.read_bytes())), ""
+        return stat.S_ISDIR(place.stat().st_mode)
+    except FileNotFoundError:
+        raise ImageSetError(f"{place} does not exist. Name image files or a folder of images.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        raise ImageSetError(
+            f"{place} cannot be looked at: {_reason(error)}. Name image files or a folder of images."
+        ) from error
+
+
+def _below(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    files: list[Path] = []
+    closed: list[tuple[str, str]] = []
+    for where, folders, names in os.walk(folder, onerror=lambda error: closed.append((error.filename, _reason(error)))):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        paths = (Path(where, name) for name in names if not name.startswith("."))
+        # A link that leads nowhere is no file, but the user meant an image: it is reported when read. A pipe is none.
+        files += (
+            path
+            for path in paths
+            if path.suffix.lower() in EXTENSIONS and (os.path.isfile(path) or not os.path.exists(path))  # noqa: PTH110, PTH113
+        )
+    return sorted(files), sorted(closed)
+
+
+def _read(base: "Base", path: Path) -> _Decoded:
+    """Decode and transform one image; runs in a decoding thread."""
+    try:
+        return _Decoded(path, base.transform(decode(path.read_bytes())), "")
     except OSError as error:
-        return None, error.strerror or str(error)
+        return _Decoded(path, None, _reason(error))
     except UnreadableImage as error:
-        return None, str(error)
+        return _Decoded(path, None, str(error))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

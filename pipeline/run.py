@@ -1,6 +1,7 @@
 """A run: one fitted model with one seed, as a folder that says everything about itself."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -178,7 +179,7 @@ def find_runs(places: Iterable[Path | str]) -> list[Run]:
     """
     found: dict[Path, Run] = {}
     for place in map(Path, places):
-        if not place.is_dir():
+        if not os.path.isdir(place):  # noqa: PTH112  # Path's raises where a folder may not be looked at
             raise RunError(
                 f"{place} is not a folder. Name a folder of runs, as `manyheads fit-head CACHE RUNS` makes it."
             )

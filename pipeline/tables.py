@@ -1,28 +1,35 @@
 """How results look as text: one function for each command's result."""
 
 import csv
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cache.atomic import human_size
-from cache.description import Description
-from pipeline.demo import Demo
-from pipeline.doctor import Diagnosis
-from pipeline.evaluation import Evaluation, Summary
-from pipeline.extraction import Extraction
-from pipeline.fitting import Fitting
-from pipeline.metrics import Spread
-from pipeline.prediction import PredictionList
+from pipeline.printable import printable
 from pipeline.terminal import duration
+
+if TYPE_CHECKING:
+    from cache.description import Description
+    from pipeline.demo import Demo
+    from pipeline.doctor import Diagnosis
+    from pipeline.evaluation import Evaluation, Summary
+    from pipeline.extraction import Extraction
+    from pipeline.fitting import Fitting
+    from pipeline.metrics import Spread
+    from pipeline.prediction import PredictionList
 
 RANDOM_WEIGHTS = "random weights: the base was never trained, its features are random projections of the pixels"
 
 
-def show_extraction(result: Extraction, console: Console) -> None:
+def show_extraction(result: "Extraction", console: Console) -> None:
     """Say what an extraction computed, found and left out."""
     recipe = result.recipe
     said = [
@@ -47,10 +54,10 @@ def show_extraction(result: Extraction, console: Console) -> None:
     if result.skipped:
         _warn(console, [f"{len(result.skipped)} images could not be read and have no features:"])
         _print(console, [f"  {path}: {reason}" for path, reason in result.skipped])
-    _next(console, f"manyheads fit-head {_quoted(result.cache)} RUNS")
+    _next(console, "fit-head", result.cache, "RUNS")
 
 
-def show_fitting(result: Fitting, console: Console) -> None:
+def show_fitting(result: "Fitting", console: Console) -> None:
     """Say which runs were fitted."""
     first = result.runs[0]
     kept = len(result.runs) - result.fitted
@@ -62,10 +69,10 @@ def show_fitting(result: Fitting, console: Console) -> None:
             f"split: {first.split} = {'/'.join(str(len(paths)) for paths in first.images.values())} images."
         ],
     )
-    _next(console, f"manyheads evaluate {_quoted(folder.parent)}")
+    _next(console, "evaluate", folder.parent)
 
 
-def show_evaluation(result: Evaluation, console: Console) -> None:
+def show_evaluation(result: "Evaluation", console: Console) -> None:
     """Draw the ranking, and say what is within noise."""
     best = result.names[0]
     table = Table(title=f"{result.part}, {best.images} images", title_justify="left")
@@ -76,8 +83,8 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
     for summary in result.names:
         accuracy = summary.metrics["accuracy"]
         table.add_row(
-            Text(summary.name),
-            Text(summary.base + (" (random)" if summary.weights.startswith("random:") else "")),
+            Text(printable(summary.name)),
+            Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
             str(len(summary.seeds)),
             _mean(accuracy),
             f"{summary.interval[0]:.3f} to {summary.interval[1]:.3f}",
@@ -95,29 +102,48 @@ def show_evaluation(result: Evaluation, console: Console) -> None:
     _print(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
 
 
-def show_predictions(result: PredictionList, console: Console) -> None:
-    """Draw a table with the likeliest classes of every image."""
-    table = Table(title=Text(f"predicted by {result.run}"), title_justify="left")
-    table.add_column("image", overflow="fold")
-    for rank in range(1, max((len(image.top) for image in result.images), default=0) + 1):
-        table.add_column(str(rank))
-    for image in result.images:
-        table.add_row(Text(image.path), *(Text(f"{name} {probability:.1%}") for name, probability in image.top))
-    console.print(table)
-    _warn(console, result.notes)
-    _warn(console, [f"{path} could not be read: {reason}" for path, reason in result.skipped])
+def show_predictions(result: "PredictionList", console: Console, *, failed: bool = False) -> None:
+    """Draw a table with the likeliest classes of every image.
+
+    Args:
+        result: What was predicted.
+        console: Where to draw it.
+        failed: Whether an error that names what could not be read follows.
+    """
+    if result.images:
+        table = Table(title=Text(f"predicted by {printable(result.run)}"), title_justify="left")
+        table.add_column("image", overflow="fold")
+        for rank in range(1, max(len(image.top) for image in result.images) + 1):
+            table.add_column(str(rank))
+        for image in result.images:
+            classes = (Text(f"{printable(name)} {probability:.1%}") for name, probability in image.top)
+            table.add_row(Text(printable(image.path)), *classes)
+        console.print(table)
+    _remark(result, console, failed)
 
 
-def csv_predictions(result: PredictionList, console: Console) -> None:
-    """Write one line for each image and rank: path,rank,class,probability."""
+def csv_predictions(result: "PredictionList", console: Console, *, failed: bool = False) -> None:
+    """Write one line for each image and rank on stdout, path,rank,class,probability, with the names as they are.
+
+    Args:
+        result: What was predicted.
+        console: For what the table has no place for: stderr.
+        failed: Whether an error that names what could not be read follows.
+    """
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "class", "probability"])
     for image in result.images:
         for rank, (name, probability) in enumerate(image.top, start=1):
             writer.writerow([image.path, rank, name, f"{probability:.9g}"])
+    _remark(result, console, failed)
 
 
-def show_description(result: Description, console: Console) -> None:
+def _remark(result: "PredictionList", console: Console, failed: bool) -> None:
+    _warn(console, result.notes if result.images else ())
+    _warn(console, [] if failed else [f"{path} could not be read: {reason}" for path, reason in result.skipped])
+
+
+def show_description(result: "Description", console: Console) -> None:
     """Tell what a cache is."""
     state = f"{result.images} images of {len(result.classes)} classes" if result.finished else "not finished yet"
     said = [
@@ -138,7 +164,7 @@ def show_description(result: Description, console: Console) -> None:
         _warn(console, ["run the same `manyheads extract` again: it goes on after the last shard"])
 
 
-def show_diagnosis(result: Diagnosis, console: Console) -> None:
+def show_diagnosis(result: "Diagnosis", console: Console) -> None:
     """Tell what this installation runs on."""
     said = [f"{name}: {version}" for name, version in result.versions.items()]
     said += [f"{name}: {value}" for name, value in result.machine.items()]
@@ -153,7 +179,7 @@ def show_diagnosis(result: Diagnosis, console: Console) -> None:
     _print(console, said)
 
 
-def show_demo(result: Demo, console: Console) -> None:
+def show_demo(result: "Demo", console: Console) -> None:
     """Show the demo's ranking, and say what to type next."""
     show_evaluation(result.evaluation, console)
     if result.extraction.random_weights:
@@ -161,44 +187,49 @@ def show_demo(result: Demo, console: Console) -> None:
             console,
             [
                 "so this is the floor that transfer learning is measured against; with a file of ImageNet weights: "
-                "`manyheads demo --weights FILE`"
+                f"`{program()} demo --weights FILE`"
             ],
         )
     best = result.evaluation.names[0]
     image = next(path for path in sorted(result.images.rglob("*.jpg")))
-    _next(console, f"manyheads predict {_quoted(best.folder / 'seed-0000')} {_quoted(image)}")
+    _next(console, "predict", best.folder / "seed-0000", image)
 
 
-def _mean(values: Spread) -> str:
+def _mean(values: "Spread") -> str:
     return f"{values.mean:.4f}" + ("" if values.deviation is None else f" ± {values.deviation:.4f}")
 
 
-def _distance(summary: Summary, best: Summary) -> str:
+def _distance(summary: "Summary", best: "Summary") -> str:
     if summary.behind is None:
         return f"{summary.name} saw other images than {best.name}: not compared"
-    points, low, high = (-100 * value for value in summary.behind)
-    verdict = "within noise" if low >= 0 >= high else "a real difference on these images"
-    return (
-        f"{summary.name} is {points:.1f} points behind {best.name} (95 %: {high:.1f} to {low:.1f}; "
-        f"{summary.images} images): {verdict}"
-    )
+    # Adding 0.0 turns -0.0, which a rounded tie can be, into 0.0.
+    points, low, high = (round(-100 * value, 1) + 0.0 for value in summary.behind)
+    stands = f"{points:.1f} points behind" if points else "level with"
+    verdict = "within noise" if summary.behind[1] <= 0 <= summary.behind[2] else "more than noise"
+    return f"{summary.name} is {stands} {best.name} (95 %: {high:.1f} to {low:.1f}; {summary.images} images): {verdict}"
 
 
 def _print(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
 
 
 def _warn(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(Text(f"note: {line}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"note: {printable(line)}", style="yellow"), soft_wrap=True)
 
 
-def _next(console: Console, line: str) -> None:
-    console.print(Text.assemble(("next: ", "bold"), line), soft_wrap=True)
+def _next(console: Console, *arguments: str | Path) -> None:
+    line = " ".join([program(), *(shlex.quote(str(argument)) for argument in arguments)])
+    console.print(Text.assemble(("next: ", "bold"), printable(line)), soft_wrap=True)
 
 
-def _quoted(path: object) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
+def program() -> str:
+    """Return what to type to run manyheads again, as it was called now: on the PATH, by its path, or as cli.py."""
+    called = Path(sys.argv[0])
+    if called.name == "cli.py":
+        return f"python {shlex.quote(sys.argv[0])}"
+    found = shutil.which("manyheads")
+    if called.name != "manyheads" or not called.exists() or (found and called.samefile(found)):
+        return "manyheads"
+    return shlex.quote(sys.argv[0])

@@ -1,6 +1,7 @@
 """How a command speaks to a person: progress, results and failures in a terminal, in a file, or as JSON."""
 
 import atexit
+import io
 import json
 import os
 import sys
@@ -10,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
+
+from pipeline.printable import printable
 
 LINE_EVERY = 10.0  # seconds between plain lines
 WIDTH_OF_FILES = 140  # columns, where stdout is no terminal
@@ -39,11 +41,12 @@ class Watched:
         """Print one sentence, once: stages of one command may have the same to say."""
         if not self.quiet and text not in self.said:
             self.said.add(text)
-            self.console.print(escape(text), style="dim", soft_wrap=True, highlight=False)
+            self.console.print(Text(printable(text, keep="\n"), style="dim"), soft_wrap=True)
 
     @contextmanager
     def steps(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         """Show one piece of work until it is done."""
+        label = printable(label)
         if self.quiet:
             yield lambda done: None
         elif self.console.is_terminal:
@@ -57,7 +60,7 @@ class Watched:
 
     def _bars(self, unit: str) -> Bars:
         return Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(unit),
@@ -77,7 +80,7 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} {self.unit}/s" if speed else "", style="progress.data.speed")
+        return Text(pace(speed, self.unit) if speed else "", style="progress.data.speed")
 
 
 class _Lines:
@@ -95,19 +98,28 @@ class _Lines:
         if now - self.last >= LINE_EVERY and self.done < self.total:
             self.last = now
             rate = self.done / (now - self.started)
-            left = (self.total - self.done) / rate if rate else float("inf")
-            self._print(f"{self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s, {duration(left)} left")
+            left = f", {pace(rate, self.unit)}, {duration((self.total - self.done) / rate)} left" if rate else ""
+            self._print(f"{self.done}/{self.total} {self.unit}{left}")
 
     def finish(self) -> None:
         """Print a last line if there was a first."""
         if self.last > self.started:
             seconds = time.monotonic() - self.started
-            self._print(
-                f"{self.done}/{self.total} {self.unit} in {duration(seconds)}, {self.done / seconds:.1f} {self.unit}/s"
-            )
+            rate = f", {pace(self.done / seconds, self.unit)}" if self.done else ""
+            self._print(f"{self.done}/{self.total} {self.unit} in {duration(seconds)}{rate}")
 
     def _print(self, text: str) -> None:
-        self.console.print(f"{self.label}: {text}", soft_wrap=True, highlight=False, markup=False)
+        self.console.print(Text(f"{self.label}: {text}"), soft_wrap=True)
+
+
+def pace(rate: float, unit: str) -> str:
+    """Write a rate as a person says it: `12.5 images/s`, and below one a second `10 s/image`.
+
+    Args:
+        rate: Units a second, above 0.
+        unit: Plural of what is counted.
+    """
+    return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{duration(1 / rate)}/{unit.removesuffix('s')}"
 
 
 def duration(seconds: float) -> str:
@@ -123,31 +135,64 @@ def duration(seconds: float) -> str:
     return "a long time"
 
 
+class _Answers(Console):
+    """stdout; who writes there must learn that nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls this while it handles the BrokenPipeError, and would end the program itself
+
+
+class _Remarks(Console):
+    """stderr; work goes on when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _drop(sys.stderr)
+
+
 class Output:
     """Where a command's words go: results to stdout, everything else to stderr.
 
     Args:
         as_json: Print results as one JSON document.
-        quiet: Print errors alone.
+        quiet: Print errors alone, and what is for programs.
     """
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self.errors = Console(stderr=True)
+        self.answered = False
+        self.errors = _Remarks(stderr=True)
         self.progress = Watched(self.errors, quiet)
         # What damaged metadata makes Pillow warn of; the pixels are judged by `pipeline.decode` itself.
         warnings.filterwarnings("ignore", module="PIL")
 
-    def show(self, result: Any, render: Callable[[Any, Console], None]) -> None:
-        """Print a command's result, as JSON or for people."""
-        if self.as_json:
-            print(json.dumps(as_plain(result), ensure_ascii=False, indent=1))
-        elif not self.quiet:
-            console = Console()
-            if not console.is_terminal:
-                console = Console(width=WIDTH_OF_FILES)
-            render(result, console)
+    def show(
+        self, result: Any, render: Callable[[Any, Console], None], *, machine: bool = False, failure: str | None = None
+    ) -> None:
+        """Print a command's result, as JSON or for people; that its reader has left is no failure.
+
+        Args:
+            result: A dataclass.
+            render: Writes the result for people on the console that it is given.
+            machine: Whether `render` writes for programs instead: UTF-8 on stdout, whatever `quiet` says. Its console
+                is then stderr, for remarks.
+            failure: Why the command will fail although it has this result; JSON holds both.
+        """
+        try:
+            if self.as_json:
+                self._print_json(as_plain(result) | ({} if failure is None else {"error": failure}))
+            elif machine:
+                # A file name that is no UTF-8 comes out as the bytes that it is.
+                _recode("surrogateescape", "utf-8")
+                render(result, _Remarks(stderr=True, quiet=self.quiet))
+            elif not self.quiet:
+                _recode("backslashreplace")
+                console = _Answers()
+                render(result, console if console.is_terminal else _Answers(width=WIDTH_OF_FILES))
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            _drop(sys.stdout)
 
     def fail(self, message: str) -> NoReturn:
         """Print why a command failed, and end it with status 1."""
@@ -160,16 +205,42 @@ class Output:
         Python's own way out would first wait for threads and take torch apart, which can last seconds.
         """
         self._print_reason(message, Text())
-        sys.stdout.flush()
         sys.stderr.flush()
         # What libraries registered for the end, such as joblib's semaphores; it is quick, and nothing else offers it.
         atexit._run_exitfuncs()
         os._exit(130)
 
     def _print_reason(self, message: str, before: Text) -> None:
-        if self.as_json:
-            print(json.dumps({"error": message}, ensure_ascii=False))
-        self.errors.print(before.append(Text(message)), soft_wrap=True, highlight=False)
+        try:
+            if self.as_json and not self.answered:
+                self._print_json({"error": message})
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop(sys.stdout)
+        self.errors.print(before.append(Text(printable(message, keep="\n"))), soft_wrap=True, highlight=False)
+
+    def _print_json(self, document: Mapping[str, Any]) -> None:
+        """Print the one document that a command prints, in letters where stdout can take them."""
+        self.answered = True
+        text = json.dumps(document, ensure_ascii=False, indent=1)
+        try:
+            text.encode(sys.stdout.encoding)
+        except UnicodeEncodeError:
+            text = json.dumps(document, indent=1)
+        print(text)
+
+
+def _recode(errors: str, encoding: str | None = None) -> None:
+    """Change how stdout encodes; what stands in for it in a test or a notebook is left alone."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding or sys.stdout.encoding, errors=errors)
+
+
+def _drop(stream: IO[str]) -> None:
+    """Let what is still written to a stream vanish, so that Python's last flush cannot fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def as_plain(value: Any) -> Any:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-import socket
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from http.client import HTTPException
@@ -20,8 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+from uuid import uuid4
 
 from pipeline.errors import BaseError, WeightsError
+from pipeline.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,7 @@ FORMS = (
 )
 SUFFIXES = (".safetensors", ".pth", ".pt")
 CONNECT_SECONDS = 10.0
+MEGABYTE = 10**6
 
 # Names that older torchvision files use; torchvision itself renames them while it loads.
 _OLD_NAMES = (
@@ -162,12 +164,13 @@ def entry(base: str, name: str = "DEFAULT") -> Any:
     return table[name]
 
 
-def load_state(source: WeightsSource, base: str) -> dict[str, Tensor]:
+def load_state(source: WeightsSource, base: str, progress: Progress = SILENT) -> dict[str, Tensor]:
     """Load the tensors that a file or a torchvision entry holds; nothing in them can run code.
 
     Args:
         source: An `imagenet` or `file` source; random weights come from building the network, not from here.
         base: Name of the torchvision network.
+        progress: Told of a download: the file's name and size, and every megabyte.
 
     Returns:
         Name (as torchvision spells it today) to tensor on the CPU, floating-point ones as float32. Tensors may be
@@ -180,7 +183,7 @@ def load_state(source: WeightsSource, base: str) -> dict[str, Tensor]:
     if source.kind == "random":
         raise ValueError("random weights have no file: pipeline.base.load_base builds them from their seed")
     from_file = source.kind == "file"
-    path = source.path if from_file else _downloaded(base, entry(base, source.detail or "DEFAULT"))
+    path = source.path if from_file else _downloaded(base, entry(base, source.detail or "DEFAULT"), progress)
     state = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     return {_todays_name(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state}
 
@@ -222,7 +225,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _downloaded(base: str, chosen: Any) -> Path:
+def _downloaded(base: str, chosen: Any, progress: Progress) -> Path:
     import torch
 
     folder = Path(torch.hub.get_dir(), "checkpoints")
@@ -236,10 +239,9 @@ def _downloaded(base: str, chosen: Any) -> Path:
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not `chosen.get_state_dict`, the same download: that one prints to stdout and unpickles without a guard.
-        with _connecting_within(CONNECT_SECONDS):
-            torch.hub.download_url_to_file(chosen.url, str(path), hash_prefix=start or None, progress=False)
-    except (OSError, HTTPException, RuntimeError) as error:
+        # Not `chosen.get_state_dict`: it prints to stdout, unpickles without a guard, and cannot report to `progress`.
+        _download(chosen.url, path, start, progress)
+    except (OSError, HTTPException) as error:
         raise WeightsError(
             f"{base} weights {chosen.name} could not be downloaded from {chosen.url} ({error}): put the file "
             f"{path.name} into {folder}, or name a file of weights with --weights FILE"
@@ -247,14 +249,30 @@ def _downloaded(base: str, chosen: Any) -> Path:
     return path
 
 
-@contextmanager
-def _connecting_within(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+def _download(url: str, path: Path, start: str, progress: Progress) -> None:
+    """Fetch a file whose SHA-256 begins with `start`; it has its name only once it is whole."""
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    digest, done = hashlib.sha256(), 0
     try:
-        yield
+        with urlopen(Request(url, headers={"User-Agent": "manyheads"}), timeout=CONNECT_SECONDS) as answer:
+            size = int(answer.headers.get("Content-Length") or 0)
+            megabytes = -(-size // MEGABYTE)
+            progress.note(f"downloading {path.name}, {f'{megabytes} MB' if size else 'size unknown'}, to {path.parent}")
+            # Nobody can watch how much of an unknown size is done.
+            watched = progress if size else SILENT
+            with watched.steps(f"downloading {path.name}", megabytes, "MB") as advance, partial.open("xb") as file:
+                while block := answer.read(MEGABYTE):
+                    file.write(block)
+                    digest.update(block)
+                    before, done = done, done + len(block)
+                    advance(-(-done // MEGABYTE) - -(-before // MEGABYTE))
+        if size and done != size:
+            raise OSError(f"the connection ended after {done} of {size} bytes")
+        if not digest.hexdigest().startswith(start):
+            raise OSError(f"invalid hash value: the SHA-256 is {digest.hexdigest()} and should start with {start}")
+        partial.replace(path)
     finally:
-        socket.setdefaulttimeout(before)
+        partial.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> list[tuple[str, Tensor]]:

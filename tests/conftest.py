@@ -5,10 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.extraction import extract
 from pipeline.fitting import fit_head
 from pipeline.scenes import draw_scene
+
+# The same examples at every run, and no clock: a suite that fails must fail again.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 BASE = "squeezenet1_1"  # the fastest of torchvision's networks: 512 features
 WEIGHTS = "random:0"

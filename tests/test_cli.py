@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+import cli
 from tests.conftest import BASE, CLASSES, WEIGHTS
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +58,7 @@ def test_the_three_stages_and_predict(drawn: Path, tmp_path: Path) -> None:
     extracted = manyheads("extract", drawn, cache, "--base", BASE, "--weights", WEIGHTS, "--batch-size", "8")
     assert "30 computed, 0 cached" in extracted.stdout
     assert "random weights" in extracted.stdout
-    assert f"next: manyheads fit-head {cache} RUNS" in extracted.stdout
+    assert f"next: python {ROOT / 'cli.py'} fit-head {cache} RUNS" in extracted.stdout
 
     options = ["--split", "60/20/20", "--epochs", "2", "--hidden", "16-8", "--seeds", "0,2-3", "--set", "lr=0.001"]
     assert "3 runs fitted, 0 kept" in manyheads("fit-head", cache, runs, *options).stdout
@@ -93,6 +96,50 @@ def test_json_is_the_only_thing_on_stdout_and_quiet_says_nothing(drawn: Path, ca
     assert silent.stdout == silent.stderr == ""
     again = json.loads(manyheads("extract", drawn, cache, "--base", BASE, "--weights", WEIGHTS, "--json").stdout)
     assert (again["computed"], again["cached"], again["random_weights"]) == (0, 30, True)
+
+
+def test_predictions_are_kept_where_an_image_cannot_be_read(fitted: Path, drawn: Path, tmp_path: Path) -> None:
+    run, good, torn = fitted / "knn" / "seed-0000", drawn / "beach" / "beach00.png", tmp_path / "torn.png"
+    torn.touch()
+    shown = manyheads("predict", run, good, torn, status=1)
+    assert "beach00.png" in shown.stdout
+    assert "torn.png" not in shown.stdout
+    assert shown.stderr.splitlines()[-1] == f"  {torn}: the file is empty"
+
+    document = json.loads(manyheads("predict", run, good, torn, "--json", status=1).stdout)
+    assert [image["path"] for image in document["images"]] == [str(good)]
+    assert document["skipped"] == [[str(torn), "the file is empty"]]
+    assert "1 of 2 images" in document["error"]
+
+    for options in (["--quiet"], ["--quiet", "--on-error", "skip"], ["--on-error", "skip"]):
+        status = 0 if "skip" in options else 1
+        done = manyheads("predict", run, good, torn, "--csv", "--top-k", "1", *options, status=status)
+        named = [line.rpartition(",")[0] for line in done.stdout.splitlines()]
+        assert named == ["path,rank,class", f"{good},1,beach"]
+        assert ("torn.png" in done.stderr) == (options != ["--quiet", "--on-error", "skip"])
+        assert ("note: " in done.stderr) == ("--quiet" not in options)
+
+
+@pytest.mark.parametrize("option", ["--json", "--debug"])
+def test_a_reader_that_left_is_no_failure(cache: Path, option: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / "cli.py"), "cache", "info", str(cache), option]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_pipe_that_breaks_during_the_work_is_a_failure() -> None:
+    group = click.Group()
+
+    @cli.command(group, "work")
+    def work(output: object) -> None:
+        raise BrokenPipeError
+
+    done = CliRunner().invoke(group, ["work"])
+    assert done.exit_code == 1
+    assert "should not happen" in done.stderr
 
 
 def test_doctor_says_what_to_paste() -> None:
@@ -135,6 +182,7 @@ def test_what_is_missing_is_named_with_a_way_out(
         ["fit-head", "a", "b", "--set", "jobs=3"],
         ["fit-head", "a", "b", "--head", "forest"],
         ["evaluate"],
+        ["predict", "run", "image.png", "--csv", "--json"],
         ["no-such-command"],
     ],
 )

@@ -1,6 +1,5 @@
 """The examples in README and docs run as written, page by page, in a folder that holds `images/`."""
 
-import os
 import re
 import subprocess
 import sys
@@ -27,9 +26,21 @@ def test_python_examples_run(page: Path, images: Path, monkeypatch: pytest.Monke
     program = images.parent / "example.py"
     body = "\n".join("    " + line for line in blocks(page, "python").splitlines())
     program.write_text(f"if __name__ == '__main__':\n{body}\n")
-    command = [sys.executable, str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_environment(), check=False)
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_named_cache_does_not_hide_the_package(tmp_path: Path) -> None:
+    for name in ("cache", "pipeline"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-c", "from pipeline import extract, fit_head; from cache import FeatureCache"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_page_has_a_gap() -> None:
+    for page in PAGES:
+        assert not re.search(r"^[A-Z]{5,}$", page.read_text(), flags=re.MULTILINE), f"{page.name} is not finished"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -45,7 +56,3 @@ def test_commands_on_a_page_exist(page: Path) -> None:
     typed = re.findall(r"^(?:\$ )?manyheads ([a-z-]+)", blocks(page, ""), flags=re.MULTILINE)
     for name in [*typed, *re.findall(r"`manyheads ([a-z-]+)", text)]:
         assert name in main.commands, f"{page.name} speaks of manyheads {name}"
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}

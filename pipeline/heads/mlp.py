@@ -7,7 +7,6 @@ doi 10.1109/ECAI46879.2019.9042173, and the code that its authors published.
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,7 @@ from pipeline.heads import (
     read_validation,
     whole,
 )
+from pipeline.memory import enough_memory
 
 # Numbers that one step of checking or predicting holds at once: 32 MB in double precision.
 CHUNK = 2**22
@@ -57,7 +57,7 @@ def head_network(
     Returns:
         Layers `dropout, inputs, relu1, hidden_layer1, relu2, …, output`, initialised from torch's global generator.
     """
-    sizes = (n_features, *((4 * n_classes, 3 * n_classes, 2 * n_classes) if hidden is None else hidden), n_classes)
+    sizes = _sizes(n_features, n_classes, hidden)
     layers: OrderedDict[str, nn.Module] = OrderedDict(dropout=nn.Dropout(dropout))
     for depth, (wide, narrow) in enumerate(pairwise(sizes)):
         if depth:
@@ -91,7 +91,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         n_features_in_: D.
         module_: the fitted network, on the CPU, in evaluation mode.
         history_: per epoch `epoch, train_loss, train_accuracy, val_loss, val_accuracy, seconds`; the train figures are
-            those of the training pass itself, with dropout; the val figures are None without a validation part.
+            those of the training pass itself, with dropout; the val figures are None without a validation part. A
+            head that was loaded has none: seconds differ from fit to fit, and equal fits are to be equal files.
         n_epochs_: epochs trained.
         best_epoch_: the epoch, from 1 on, whose weights are kept.
     """
@@ -155,7 +156,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             The head itself.
 
         Raises:
-            HeadValueError: parameters or data that can't be used, or a loss that is no longer finite.
+            HeadValueError: parameters or data that can't be used, no room for them in memory, or a loss that is no
+                longer finite.
         """
         check_parameters(self)
         device = torch.device(self.device)
@@ -168,15 +170,16 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         val = read_validation(self, X_val, y_val, self._read)
         if self.patience is not None and val is None:
             raise HeadValueError(f"patience={self.patience} needs a validation part: give X_val and y_val.")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._seed())
-            module = head_network(rows.shape[1], len(self.classes_), hidden=self.hidden, dropout=self.dropout)
-            generator = torch.Generator()
-            # The stream goes on where the initial weights end: one seed, and no number is used twice.
-            generator.set_state(torch.get_rng_state())
-        self._train(
-            module.to(device), _Batches(*train, self.batch_size, self.dropout, generator, device), val, on_epoch
-        )
+        seed = self._seed()
+        with enough_memory(self._no_room(*rows.shape)):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                module = head_network(rows.shape[1], len(self.classes_), hidden=self.hidden, dropout=self.dropout)
+                generator = torch.Generator()
+                # The stream goes on where the initial weights end: one seed, and no number is used twice.
+                generator.set_state(torch.get_rng_state())
+            batches = _Batches(*train, self.batch_size, self.dropout, generator, device)
+            self._train(module.to(device), batches, val, on_epoch)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -189,8 +192,11 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         codes = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[codes])
 
-    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Return the weights under the layers' names, and as JSON all else that `from_tensors` needs."""
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the weights under the layers' names, and as JSON values all else that `from_tensors` needs.
+
+        Equal fits give equal values: neither the device nor a duration is among them.
+        """
         check_is_fitted(self)
         parameters = self.get_params() | {"device": "cpu"}
         if not isinstance(self.random_state, Integral):
@@ -199,15 +205,14 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             "classes": self.classes_.tolist(),
             "n_features": self.n_features_in_,
             "parameters": parameters,
-            "history": self.history_,
+            "n_epochs": self.n_epochs_,
             "best_epoch": self.best_epoch_,
         }
-        return dict(self.module_.state_dict()), {key: json.dumps(value, default=int) for key, value in learned.items()}
+        return dict(self.module_.state_dict()), learned
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, str]) -> MLPHead:
-        """Rebuild the fitted head, on the CPU, from what `to_tensors` returned."""
-        learned = {key: json.loads(value) for key, value in metadata.items()}
+    def from_tensors(cls, tensors: dict[str, Tensor], learned: dict[str, Any]) -> MLPHead:
+        """Rebuild the fitted head, on the CPU and without `history_`, from what `to_tensors` returned."""
         head = cls(**learned["parameters"])
         if head.hidden is not None:
             head.hidden = tuple(head.hidden)
@@ -221,8 +226,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             )
         head.module_.load_state_dict(tensors, assign=True)
         head.module_.eval()
-        head.history_, head.best_epoch_ = learned["history"], learned["best_epoch"]
-        head.n_epochs_ = len(head.history_)
+        head.n_epochs_, head.best_epoch_ = learned["n_epochs"], learned["best_epoch"]
         return head
 
     def _train(
@@ -241,8 +245,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             train_loss, train_accuracy = _train_epoch(module, optimizer, batches)
             if not np.isfinite(train_loss):
                 raise HeadValueError(
-                    f"The training loss is {train_loss} in epoch {epoch} at lr={self.lr:g}: the training diverged. "
-                    "Use a lower lr."
+                    f"The training loss is {train_loss} in epoch {epoch} at lr={self.lr:g} and "
+                    f"random_state={self.random_state}: the training diverged. Use a lower lr."
                 )
             val_loss, val_accuracy = (None, None) if val is None else _figures(module, val)
             self.history_.append(
@@ -275,8 +279,21 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     def _seed(self) -> int:
         if isinstance(self.random_state, Integral):
+            if not 0 <= int(self.random_state) < 2**64:
+                raise HeadValueError(f"random_state must be from 0 to 2**64 - 1; it is {self.random_state}.")
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _no_room(self, n: int, d: int) -> HeadValueError:
+        sizes = _sizes(d, len(self.classes_), self.hidden)
+        way_out = (
+            "Lower hidden or batch_size" if self.device == "cpu" else "Lower hidden or batch_size, or use device='cpu'"
+        )
+        return HeadValueError(
+            f"There is not enough memory on {self.device} to fit {n} images with batch_size={self.batch_size} and "
+            f"layers of {', '.join(map(str, sizes))} numbers, {sum(a * b for a, b in pairwise(sizes))} weights in all, "
+            f"held up to seven times. {way_out}."
+        )
 
 
 class _Batches:
@@ -358,6 +375,11 @@ def _finite(rows: NDArray[Any]) -> NDArray[Any]:
         assert_all_finite(rows[chunk], input_name="X")
     # numpy.take would copy all of a misaligned array at every step.
     return np.require(rows, requirements=["C", "A"])
+
+
+def _sizes(n_features: int, n_classes: int, hidden: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the numbers that go into the layers and come out of the last one."""
+    return (n_features, *((4 * n_classes, 3 * n_classes, 2 * n_classes) if hidden is None else hidden), n_classes)
 
 
 def _chunks(rows: NDArray[Any]) -> Iterator[slice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from pipeline.heads import head_spec
 
 TENSORS = "model.safetensors"
 SKOPS = "model.skops"
+LEARNED = "head"
 
 
 def save_head(head: Any, folder: Path) -> str:
     """Write a fitted head into an existing folder.
 
     Args:
-        head: a fitted estimator; one with `to_tensors` and `from_tensors` is stored as safetensors.
+        head: a fitted estimator; one with `to_tensors` and `from_tensors` is stored as safetensors, and then equal
+            heads give equal bytes.
         folder: where to write.
 
     Returns:
@@ -28,8 +31,9 @@ def save_head(head: Any, folder: Path) -> str:
     if hasattr(head, "to_tensors"):
         from safetensors.torch import save
 
-        tensors, metadata = head.to_tensors()
-        name, content = TENSORS, save(tensors, metadata)
+        tensors, learned = head.to_tensors()
+        # One entry: safetensors writes several in an order that changes from call to call.
+        name, content = TENSORS, save(tensors, {LEARNED: json.dumps(learned, sort_keys=True, default=_plain)})
     else:
         from skops.io import dumps
 
@@ -73,12 +77,17 @@ def load_head(name: str, folder: Path) -> Any:
     return head
 
 
+def _plain(number: Any) -> Any:
+    # NumPy's numbers, which hyper-parameters may be, are none of JSON's.
+    return number.item()
+
+
 def _read_tensors(kind: type[Any], path: Path) -> Any:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
-        return kind.from_tensors(tensors, file.metadata())
+        return kind.from_tensors(tensors, json.loads(file.metadata()[LEARNED]))
 
 
 def _read_skops(kind: type[Any], path: Path) -> Any:

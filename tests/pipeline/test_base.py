@@ -58,6 +58,8 @@ OTHERS = {
     "swin_t": (768, 224),
     "swin_v2_t": (768, 256),
 }
+# What their pretrained weights expect; without weights, torchvision leaves it out and `load_base` does not.
+RESCALING = ("googlenet", "inception_v3")
 REAL = os.environ.get("MANYHEADS_WEIGHTS")
 needs_weights = pytest.mark.skipif(REAL is None, reason="MANYHEADS_WEIGHTS names no folder of real weights")
 
@@ -76,11 +78,13 @@ def random_base(name: str) -> Base:
 
 
 def untouched(name: str) -> nn.Module:
-    """Torchvision's own network, as a user would build it."""
+    """Torchvision's own network, as a user would build it, and with the flag of `RESCALING` set."""
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(0)
         network: nn.Module = models.get_model(name, weights=None)
+    if name in RESCALING:
+        network.transform_input = True  # type: ignore[assignment]
     return network.eval()
 
 
@@ -137,7 +141,6 @@ def test_named_bases_are_what_they_should_be(named: tuple[str, nn.Module, Base])
     assert base.dimension == dimension
     assert base.transform == Transform.of(entry(name, "IMAGENET1K_V1"))
     assert base.transform.crop_size == side
-    assert base.random
     assert not any(module.training for module in base.module.modules())
     assert not any(parameter.requires_grad for parameter in base.module.parameters())
     assert {tensor.device.type for tensor in base.module.state_dict().values()} == {"cpu"}
@@ -195,7 +198,6 @@ def test_a_file_may_hold_any_classifier_or_none(tmp_path: Path, name: str, class
         state["classifier.0.weight"] = torch.full((1024, 576), torch.nan)
     base = load_base("mobilenet_v3_small", write(tmp_path / name, state))
     assert base.weights_digest == random_base("mobilenet_v3_small").weights_digest
-    assert not base.random
     batch = pictures(224, 1)
     np.testing.assert_array_equal(base.features(batch), random_base("mobilenet_v3_small").features(batch))
 
@@ -243,13 +245,35 @@ def test_a_file_restores_every_kind_of_network_and_leaves_the_callers_random_sta
     np.testing.assert_array_equal(base.features(batch), random_base(name).features(batch))
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
-def test_pretrained_googlenets_rescale_their_input_as_torchvision_does(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", RESCALING)
+def test_equal_recipes_are_equal_features_where_the_input_is_rescaled(tmp_path: Path, name: str) -> None:
     network = untouched(name)
-    base = load_base(name, write(tmp_path / "a.pth", network.state_dict()))
-    batch = pictures(base.transform.crop_size, 1)
-    network.transform_input = True  # type: ignore[assignment]
-    assert_close(base.features(batch), what_the_classifier_gets(network, batch))
+    of_file, of_seed = load_base(name, write(tmp_path / "a.pth", network.state_dict())), load_base(name, "random:0")
+    assert (of_file.weights_digest, of_file.transform) == (of_seed.weights_digest, of_seed.transform)
+    batch = pictures(of_file.transform.crop_size, 1)
+    features = of_file.features(batch)
+    np.testing.assert_array_equal(features, of_seed.features(batch))
+    assert_close(features, what_the_classifier_gets(network, batch))
+    network.transform_input = False  # type: ignore[assignment]
+    assert not np.allclose(features, what_the_classifier_gets(network, batch), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "way_out"),
+    [
+        ("cpu", "lower --batch-size$"),
+        pytest.param(
+            "cuda",
+            "lower --batch-size, or use --device cpu$",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ),
+    ],
+)
+def test_a_batch_without_room_says_what_to_lower(device: str, way_out: str) -> None:
+    base = load_base("squeezenet1_1", "random:0", device=device)
+    batch = torch.zeros(1, device=device).expand(10**9, 3, 224, 224)  # one number, shown 10^14 times
+    with pytest.raises(BaseError, match=rf"memory on {device}\S*, with a batch of 1000000000 images .*{way_out}"):
+        base.features(batch)
 
 
 def test_the_feature_weights_of_vgg16_bring_their_own_transform(tmp_path: Path) -> None:

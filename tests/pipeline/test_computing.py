@@ -17,7 +17,7 @@ from torchvision import models
 from cache import FeatureCache
 from cache.shard import SHARD_ROWS
 from pipeline.base import Base, load_base
-from pipeline.computing import Clock, Computing, _ahead, _Decoded
+from pipeline.computing import Clock, Computing, _Decoded, ahead
 from pipeline.errors import BaseError
 from pipeline.extraction import extract
 from pipeline.image_set import digest_of
@@ -71,7 +71,7 @@ def test_order_is_kept_and_at_most_depth_are_ahead(digests: list[str], depth: in
 
     with ThreadPoolExecutor(workers) as pool:
         taken: list[str] = []
-        for image in _ahead(pool, read, digests, depth):
+        for image in ahead(pool, read, digests, depth):
             taken.append(image.digest)
             assert started <= len(taken) - 1 + depth
             assert image.reason == image.digest.upper()

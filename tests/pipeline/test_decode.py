@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -170,6 +171,13 @@ FILES: dict[str, tuple[bytes, list[Pixel]]] = {
     "TIFF pages": (film("TIFF"), [RED]),
     "MPO": (film("MPO", quality=100), [RED]),
 }
+
+
+PILLOW = int(PIL.__version__.partition(".")[0])
+SINCE_PILLOW_13 = {"La TIFF", "L and a spare channel TIFF", "YCbCr TIFF"}
+if PILLOW < 13:  # which cannot read these: they are refused as unreadable there
+    for name in SINCE_PILLOW_13:
+        del FILES[name]
 
 
 @pytest.mark.parametrize("name", FILES)

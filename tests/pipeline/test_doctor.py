@@ -2,6 +2,7 @@
 
 import json
 import os
+from configparser import ConfigParser
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +28,23 @@ def test_every_field_is_filled_and_json_can_hold_it() -> None:
     assert list(found.devices) == list(found.precisions) == ["cpu", *(f"cuda:{number}" for number in range(gpus))]
     assert all(natively[0] == "fp32" for natively in found.precisions.values())
     assert json.loads(json.dumps(as_plain(found))) == as_plain(found)
+
+
+def test_every_dependency_is_listed() -> None:
+    configuration = ConfigParser()
+    configuration.read(Path(__file__).parent.parent.parent / "setup.cfg", encoding="utf-8")
+    lines = configuration["options"]["install_requires"].splitlines()
+    needed = {line.partition(">")[0].strip() for line in lines if line and not line.startswith("#")}
+    assert needed
+    assert needed <= set(PACKAGES)
+    assert "not installed" not in diagnose().versions.values()
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="not Linux")
+def test_memory_that_the_file_cache_would_give_back_counts_as_free() -> None:
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(facts["MemAvailable"].split()[0]) * 1024
+    assert diagnose().memory_free == pytest.approx(available, rel=0.5)
 
 
 def test_weights_are_found_where_torchvision_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

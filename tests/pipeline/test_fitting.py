@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from joblib.externals.loky import reusable_executor
 from safetensors.numpy import load_file
 
 from cache import CacheError, FeatureCache
+from cache.atomic import _host
 from pipeline.errors import BaseError, HeadError, RunError, SplitError
 from pipeline.extraction import extract
 from pipeline.fitting import Fitting, fit_head
@@ -307,3 +310,32 @@ def test_no_cache(tmp_path: Path) -> None:
 def test_auto_device_is_stored_as_the_one_that_was_used(extracted: Path, tmp_path: Path) -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert fit(extracted, tmp_path, device="auto").runs[0].device == expected
+
+
+def test_the_seed_is_not_taken_for_a_hyper_parameter(extracted: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match="--seeds"):
+        fit_head(extracted, tmp_path, split="60/20/20", seed=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_job_tells_of_every_epoch(extracted: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, str, int]] = []
+
+    class Told(Silent):
+        @contextmanager
+        def steps(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+            done: list[int] = []
+            yield done.append
+            told.append((label, total, unit, sum(done)))
+
+    fit_head(extracted, tmp_path, seeds=(0, 1), epochs=3, split="60/20/20", jobs=1, progress=Told())
+    assert told == [("reading features", 24, "rows", 24), ("fitting mlp", 6, "epochs", 6)]
+
+
+def test_what_a_killed_fit_laid_out_is_removed_by_the_next(extracted: Path, tmp_path: Path) -> None:
+    kept, gone = (tmp_path / "mlp" / f".scratch.{host}.999999999-1.tmp" for host in ("another", _host()))
+    for folder in (kept, gone):
+        folder.mkdir(parents=True)
+    fit_head(extracted, tmp_path, seeds=(0,), epochs=1, split="60/20/20", jobs=1)
+    assert kept.exists()
+    assert not gone.exists()

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ImageSetError
-from pipeline.image_set import Fingerprints, digest_of, fingerprint, read_image_set
+from pipeline.image_set import digest_of, fingerprint, read_image_set
 
 any_bytes = pytest.mark.skipif(sys.platform == "darwin", reason="its file systems change or refuse some names")
 
@@ -269,27 +268,6 @@ def test_progress_counts_every_file(tmp_path: Path) -> None:
     fingerprint(read_image_set(tmp_path), progress=watcher)
     assert watcher.opened == ("reading", 4, "images")
     assert sum(done) == 4
-
-
-def test_ctrl_c_does_not_wait_for_the_files_that_are_left(tmp_path: Path) -> None:
-    make(tmp_path, *(f"a/{number}.jpg" for number in range(400)))
-    for path in (tmp_path / "a").iterdir():
-        os.truncate(path, 2_000_000)  # sparse: takes no room, but time to read
-    images = read_image_set(tmp_path)
-
-    def stop(done: int) -> None:
-        raise KeyboardInterrupt
-
-    def interrupted() -> Fingerprints:
-        return fingerprint(images, workers=1, progress=Watcher(stop))
-
-    started = time.perf_counter()
-    fingerprint(images, workers=1)
-    whole = time.perf_counter() - started
-    started = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert time.perf_counter() - started < whole / 3
 
 
 @pytest.mark.real

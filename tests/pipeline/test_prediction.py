@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +86,13 @@ def test_nothing_to_predict(fitted: Path, tmp_path: Path) -> None:
         predict(run, tmp_path)
     with pytest.raises(ImageSetError, match=r"gone\.png does not exist"):
         predict(run, tmp_path / "gone.png")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ImageSetError, match=r"loop cannot be looked at: Too many levels"):
+        predict(run, tmp_path / "loop")
+    with pytest.raises(ImageSetError, match=r"cannot be looked at: File name too long"):
+        predict(run, tmp_path / ("x" * 300))
+    with pytest.raises(ImageSetError, match=r"cannot be looked at: embedded null"):
+        predict(run, "a\0b")
 
 
 def test_unreadable_images(fitted: Path, images: Path, tmp_path: Path) -> None:
@@ -96,12 +105,79 @@ def test_unreadable_images(fitted: Path, images: Path, tmp_path: Path) -> None:
     assert str(torn) in str(raised.value)
     assert f"{empty}: the file is empty" in str(raised.value)
     result = predict(run, torn, good, empty, device="cpu", on_error="skip")
+    assert raised.value.result == replace(result, skipped=((str(torn), result.skipped[0][1]), result.skipped[1]))
     assert [image.path for image in result.images] == [str(good)]
     assert [path for path, _ in result.skipped] == [str(torn), str(empty)]
-    with pytest.raises(UnreadableImages, match="2 of 2 images"):
+    with pytest.raises(UnreadableImages, match="2 of 2 images.*Name others") as raised:
         predict(run, torn, empty, device="cpu", on_error="skip")
+    assert raised.value.result is not None
+    assert raised.value.result.images == ()
     with pytest.raises(ImageSetError, match="neither 'fail' nor 'skip'"):
         predict(run, good, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_more_images_than_are_decoded_ahead(fitted: Path, drawn: Path) -> None:
+    run, names = fitted / "mlp" / "seed-0000", sorted(drawn.glob("*/*.png"))
+    once = {image.path: image.top for image in predict(run, drawn, top_k=1, device="cpu").images}
+    result = predict(run, drawn, *names, *names, names[0], top_k=1, device="cpu")
+    assert [image.path for image in result.images] == [str(name) for name in [*names * 3, names[0]]]
+    for image in result.images:
+        assert image.top[0][1] == pytest.approx(once[image.path][0][1], abs=1e-5)
+
+
+def test_odd_names(fitted: Path, images: Path) -> None:
+    run, good = fitted / "mlp" / "seed-0000", images / "beach" / "beach00.png"
+    named = Path(os.fsdecode(os.fsencode(images / "beach") + b"/caf\xe9.png"))
+    shutil.copy(good, named)
+    assert predict(run, named, device="cpu").images[0].path == str(named)
+    torn = images / "a\nError: \x1b[31m.png"
+    torn.touch()
+    named.write_bytes(b"")
+    with pytest.raises(UnreadableImages) as raised:
+        predict(run, good, torn, named, device="cpu")
+    assert str(raised.value).splitlines()[1:] == [
+        rf"  {images}/a\nError: \x1b[31m.png: the file is empty",
+        rf"  {images}/beach/caf\udce9.png: the file is empty",
+    ]
+
+
+@pytest.fixture
+def endless(images: Path) -> Iterator[Path]:
+    """A sub-folder of `images` whose path is too long to be listed, even by root."""
+    here = Path.cwd()
+    os.chdir(images)
+    for _ in range(20):
+        Path("d" * 250).mkdir()
+        os.chdir("d" * 250)
+    os.chdir(here)
+    yield images / ("d" * 250)
+    shutil.rmtree(images / ("d" * 250))
+
+
+def test_folders_that_cannot_be_listed_are_reported(fitted: Path, images: Path, endless: Path) -> None:
+    run = fitted / "mlp" / "seed-0000"
+    with pytest.raises(UnreadableImages, match=r"1 of 31 images and folders cannot be read") as raised:
+        predict(run, images, device="cpu")
+    result = predict(run, images, device="cpu", on_error="skip")
+    assert raised.value.result == result
+    assert len(result.images) == 30
+    ((path, reason),) = result.skipped
+    assert path.startswith(str(endless))
+    assert reason == "File name too long"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")
+def test_a_named_folder_that_is_closed_is_refused(fitted: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(0)
+    with pytest.raises(ImageSetError, match="closed cannot be listed: Permission denied"):
+        predict(fitted / "mlp" / "seed-0000", tmp_path / "closed")
+
+
+def test_a_link_that_leads_nowhere_is_reported(fitted: Path, images: Path) -> None:
+    (images / "gone.png").symlink_to("nowhere")
+    os.mkfifo(images / "pipe.png")
+    result = predict(fitted / "mlp" / "seed-0000", images, device="cpu", on_error="skip")
+    assert result.skipped == ((str(images / "gone.png"), "No such file or directory"),)
 
 
 def test_other_weights_are_refused(fitted: Path, drawn: Path) -> None:

@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torchvision.models import SqueezeNet1_1_Weights
 
 from pipeline import weights
+from pipeline.base import load_base
 from pipeline.errors import BaseError, WeightsError
 from pipeline.weights import WeightsSource, entry, fingerprint, load_state, tensor_digest
 
@@ -133,7 +135,7 @@ def test_names_of_older_torchvision_files_are_todays_names(tmp_path: Path) -> No
 
 tensors = st.dictionaries(
     st.text(min_size=1, max_size=5),
-    st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=6).map(torch.tensor),
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=6).map(torch.tensor),
     min_size=1,
     max_size=5,
 )
@@ -202,6 +204,23 @@ def test_garbage_never_ends_in_another_error(tmp_path: Path, garbage: bytes, nam
         load_state(WeightsSource.parse(str(tmp_path / name)), "vgg16")
 
 
+class Listener:
+    """Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.pieces: list[tuple[str, int, str]] = []
+        self.done: list[int] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    @contextmanager
+    def steps(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        self.pieces.append((label, total, unit))
+        yield self.done.append
+
+
 @pytest.fixture
 def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -214,6 +233,11 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
+
+        def send_header(self, keyword: str, value: str) -> None:
+            size = {"/unsized": None, "/short": 10**7}.get(self.path[: self.path.rfind("-")], value)
+            if keyword != "Content-Length" or size is not None:
+                super().send_header(keyword, str(size if keyword == "Content-Length" else value))
 
     folder = tmp_path / "served"
     folder.mkdir()
@@ -245,6 +269,62 @@ def test_a_download_is_checked_and_kept(
         file.write(b"more")
     with pytest.raises(WeightsError, match=f"{name} is damaged.*delete it"):
         load_state(source, "squeezenet1_1")
+
+
+def published(folder: Path, size: int, stem: str = "net") -> tuple[str, WeightsSource]:
+    """Put a file of about `size` bytes where it is served, under its hash; return its name and its source on disk."""
+    source = save(folder / "unnamed.pth", {"x": torch.zeros(size // 4)})
+    name = f"{stem}-{sha256(source.path.read_bytes()).hexdigest()[:8]}.pth"
+    source.path.rename(folder / name)
+    return name, WeightsSource.parse(str(folder / name))
+
+
+@pytest.mark.parametrize("size", [100, 2_500_000])
+def test_a_download_tells_its_name_its_size_and_how_far_it_is(
+    checkpoints: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    folder, address = served
+    name, source = published(folder, size)
+    monkeypatch.setattr(ENTRY.value, "url", f"{address}/{name}")
+    told, megabytes = Listener(), -(-source.path.stat().st_size // 10**6)
+    load_state(WeightsSource.parse("imagenet"), "squeezenet1_1", told)
+    assert told.notes == [f"downloading {name}, {megabytes} MB, to {checkpoints}"]
+    assert told.pieces == [(f"downloading {name}", megabytes, "MB")]
+    assert sum(told.done) == megabytes
+    assert len(told.done) >= megabytes
+    assert (checkpoints / name).read_bytes() == source.path.read_bytes()
+    again = Listener()
+    load_state(WeightsSource.parse("imagenet"), "squeezenet1_1", again)
+    assert (again.notes, again.pieces) == ([], []), "it is there, nothing is downloaded"
+
+
+def test_loading_a_base_passes_the_news_on(
+    checkpoints: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    name, _ = published(folder, 100)
+    monkeypatch.setattr(ENTRY.value, "url", f"{address}/{name}")
+    told = Listener()
+    with pytest.raises(WeightsError, match="unknown: x"):
+        load_base("squeezenet1_1", progress=told)
+    assert told.notes == [f"downloading {name}, 1 MB, to {checkpoints}"]
+
+
+def test_a_download_of_unknown_size_is_kept_and_one_cut_short_is_not(
+    checkpoints: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    name, _ = published(folder, 100, "unsized")
+    monkeypatch.setattr(ENTRY.value, "url", f"{address}/{name}")
+    told = Listener()
+    load_state(WeightsSource.parse("imagenet"), "squeezenet1_1", told)
+    assert told.notes == [f"downloading {name}, size unknown, to {checkpoints}"]
+    assert told.pieces == []
+    short, _ = published(folder, 100, "short")
+    monkeypatch.setattr(ENTRY.value, "url", f"{address}/{short}")
+    with pytest.raises(WeightsError, match="could not be downloaded"):
+        load_state(WeightsSource.parse("imagenet"), "squeezenet1_1")
+    assert [path.name for path in checkpoints.iterdir()] == [name]
 
 
 def test_wrong_bytes_are_refused_and_not_kept(

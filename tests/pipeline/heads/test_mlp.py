@@ -218,8 +218,8 @@ def test_the_order_of_memory_does_not_change_the_fit(digits: Digits) -> None:
 
 def test_what_cannot_be_fitted_is_explained(digits: Digits) -> None:
     X, y = digits
-    with pytest.raises(HeadValueError, match=r"diverged.*lower lr"):
-        MLPHead(lr=1e30, epochs=5).fit(X[:100], y[:100])
+    with pytest.raises(HeadValueError, match=r"lr=1e\+30 and random_state=6: the training diverged.*lower lr"):
+        MLPHead(lr=1e30, epochs=5, random_state=6).fit(X[:100], y[:100])
     with pytest.raises(HeadValueError, match="two classes"):
         MLPHead().fit(X[:2], ["a", "a"])
     with pytest.raises(HeadValueError, match="patience=2 needs a validation part"):
@@ -232,3 +232,13 @@ def test_what_cannot_be_fitted_is_explained(digits: Digits) -> None:
         MLPHead().fit(X[:5], y[:5], np.full((1, 64), np.nan), y[:1])
     with pytest.raises(HeadValueError, match="CUDA devices here"):
         MLPHead(device="cuda:99").fit(X, y)
+    with pytest.raises(HeadValueError, match="random_state must be from 0 to"):
+        MLPHead(random_state=2**64).fit(X, y)
+
+
+@pytest.mark.parametrize("hidden", [(99_999_999_999,), (10**11, 10**11), (10**30,)])
+def test_a_network_without_room_names_its_sizes(digits: Digits, hidden: tuple[int, ...]) -> None:
+    X, y = digits
+    sizes = ", ".join(map(str, (64, *hidden, 10)))
+    with pytest.raises(HeadValueError, match=rf"1797 images with batch_size=16 and layers of {sizes} .* Lower hidden"):
+        MLPHead(hidden).fit(X, y)

@@ -94,7 +94,7 @@ def test_a_value_of_the_wrong_type_or_range_is_refused(name: str, parameters: di
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_head_of_the_docs_needs_one_estimator_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/heads.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```py(?:thon)?\n(.*?)```", (ROOT / "docs/heads.md").read_text(encoding="utf-8"), re.DOTALL)
     (estimator,) = (block for block in blocks if "class CentroidHead" in block)
     (line,) = (block for block in blocks if '"centroid": HeadSpec(' in block)
     (tmp_path / "documented_centroid.py").write_text(estimator, encoding="utf-8")
