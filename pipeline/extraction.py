@@ -20,6 +20,7 @@ from pipeline.computing import Computing
 from pipeline.decode import DECODE_VERSION
 from pipeline.errors import BaseError, ImageSetError, UnreadableImages
 from pipeline.image_set import fingerprint, read_image_set
+from pipeline.printable import printable
 from pipeline.progress import SILENT, Progress
 from pipeline.weights import WeightsSource
 from pipeline.weights import fingerprint as weights_fingerprint
@@ -313,7 +314,7 @@ def _changes(before: Sequence[Entry], now: Sequence[Entry]) -> Changes:
 
 
 def _listed(failures: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"  {path}: {reason}" for path, reason in failures)
+    return "\n".join(f"  {printable(path)}: {reason}" for path, reason in failures)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import cli
 from tests.conftest import BASE, CLASSES, WEIGHTS
@@ -99,21 +99,27 @@ def test_json_is_the_only_thing_on_stdout_and_quiet_says_nothing(drawn: Path, ca
 
 
 def test_predictions_are_kept_where_an_image_cannot_be_read(fitted: Path, drawn: Path, tmp_path: Path) -> None:
-    run, good, torn = fitted / "knn" / "seed-0000", drawn / "beach" / "beach00.png", tmp_path / "torn.png"
+    good, torn = drawn / "beach" / "beach00.png", tmp_path / "torn.png"
     torn.touch()
-    shown = manyheads("predict", run, good, torn, status=1)
-    assert "beach00.png" in shown.stdout
+
+    def predict(*options: str, status: int) -> Result:
+        arguments = [str(fitted / "knn" / "seed-0000"), str(good), str(torn), "--top-k", "1", "--device", "cpu"]
+        done = CliRunner().invoke(cli.main, ["predict", *arguments, *options])
+        assert done.exit_code == status
+        return done
+
+    shown = predict(status=1)
+    assert "predicted by knn/seed-0000" in shown.stdout
     assert "torn.png" not in shown.stdout
     assert shown.stderr.splitlines()[-1] == f"  {torn}: the file is empty"
 
-    document = json.loads(manyheads("predict", run, good, torn, "--json", status=1).stdout)
+    document = json.loads(predict("--json", status=1).stdout)
     assert [image["path"] for image in document["images"]] == [str(good)]
     assert document["skipped"] == [[str(torn), "the file is empty"]]
     assert "1 of 2 images" in document["error"]
 
     for options in (["--quiet"], ["--quiet", "--on-error", "skip"], ["--on-error", "skip"]):
-        status = 0 if "skip" in options else 1
-        done = manyheads("predict", run, good, torn, "--csv", "--top-k", "1", *options, status=status)
+        done = predict("--csv", *options, status=0 if "skip" in options else 1)
         named = [line.rpartition(",")[0] for line in done.stdout.splitlines()]
         assert named == ["path,rank,class", f"{good},1,beach"]
         assert ("torn.png" in done.stderr) == (options != ["--quiet", "--on-error", "skip"])

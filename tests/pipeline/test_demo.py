@@ -40,10 +40,9 @@ def test_it_draws_extracts_fits_and_evaluates(demo: Demo, folder: Path) -> None:
     classes = [path.name for path in demo.images.iterdir() if path.is_dir()]
     assert demo.extraction.computed == demo.extraction.images == 10 * len(classes)
     assert demo.extraction.classes == len(classes) > 1
-    assert (demo.cache, demo.runs) == (
-        folder / "squeezenet1_1-random" / "cache",
-        folder / "squeezenet1_1-random" / "runs",
-    )
+    place = folder / "seed-0-10-a-class"
+    assert demo.images == place / "images"
+    assert (demo.cache, demo.runs) == tuple(place / "squeezenet1_1-random" / name for name in ("cache", "runs"))
     assert {summary.name: len(summary.seeds) for summary in demo.evaluation.names} == {
         head: len(options["seeds"]) for head, options in HEADS.items()
     }

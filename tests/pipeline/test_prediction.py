@@ -108,7 +108,7 @@ def test_unreadable_images(fitted: Path, images: Path, tmp_path: Path) -> None:
     assert raised.value.result == replace(result, skipped=((str(torn), result.skipped[0][1]), result.skipped[1]))
     assert [image.path for image in result.images] == [str(good)]
     assert [path for path, _ in result.skipped] == [str(torn), str(empty)]
-    with pytest.raises(UnreadableImages, match="2 of 2 images.*Name others") as raised:
+    with pytest.raises(UnreadableImages, match=r"2 of 2 images.*Name others") as raised:
         predict(run, torn, empty, device="cpu", on_error="skip")
     assert raised.value.result is not None
     assert raised.value.result.images == ()
