@@ -1,11 +1,8 @@
 """The pipeline's branch of the exception tree that starts in `cache.errors.ManyheadsError`."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cache.errors import ManyheadsError
-
-if TYPE_CHECKING:
-    from pipeline.prediction import PredictionList
 
 
 class ImageSetError(ManyheadsError):
@@ -20,10 +17,11 @@ class UnreadableImages(ManyheadsError):
     """Some images of a set could not be read; the message lists every file with its reason.
 
     Attributes:
-        result: What `predict` made of all other images, which is stored nowhere else; None from other stages.
+        result: The `PredictionList` that `predict` made of all other images, which is stored nowhere else; None from
+            other stages.
     """
 
-    def __init__(self, message: str, result: "PredictionList | None" = None) -> None:
+    def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
         self.result = result
 
