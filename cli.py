@@ -27,10 +27,26 @@ UNEXPECTED = (
 )
 
 
+HELP = """One frozen base, many heads.
+
+Extract the features of labelled images once, fit any number of heads from them in seconds, and see which is better.
+
+\b
+  manyheads extract  IMAGES CACHE     run the base over the images, once
+  manyheads fit-head CACHE RUNS       train heads, one run a seed
+  manyheads evaluate RUNS             metrics, ranking, confusion matrices
+  manyheads predict  RUN IMAGE...     name what is on new images
+
+No images at hand? Try `manyheads demo`.
+"""
+
+
 def seeds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
     """Read seeds as people write them: `0-9`, or `0,3,5-7`."""
-    if not re.fullmatch(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", value):
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", value):
         raise click.BadParameter(f"{value!r} is not a list of seeds such as 0-9 or 0,3,5-7.")
+    if any(len(number) > 6 for number in re.findall(r"\d+", value)):
+        raise click.BadParameter(f"{value!r} holds a seed above 999999, the largest that this option takes.")
     spans = [[int(end) for end in piece.split("-")] for piece in value.split(",")]
     found = tuple(dict.fromkeys(seed for span in spans for seed in range(span[0], span[-1] + 1)))
     if not found:
@@ -64,21 +80,10 @@ def settings(context: click.Context, option: click.Parameter, values: tuple[str,
     return found
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="manyheads", prog_name="manyheads")
 def main() -> None:
-    r"""One frozen base, many heads.
-
-    Extract the features of labelled images once, fit any number of heads from them in seconds, and see which is better.
-
-    \b
-      manyheads extract  IMAGES CACHE     run the base over the images, once
-      manyheads fit-head CACHE RUNS       train heads, one run a seed
-      manyheads evaluate RUNS             metrics, ranking, confusion matrices
-      manyheads predict  RUN IMAGE...     name what is on new images
-
-    No images at hand? Try `manyheads demo`.
-    """
+    """Say in one screen what there is."""
 
 
 def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -184,7 +189,11 @@ def extract_command(output: "Output", images: Path, cache: Path, **options: Any)
 @click.option("--lr", type=float, help="Learning rate of Adam.  [mlp: 1e-4]")
 @click.option("--dropout", type=float, help="Share of features dropped in training.  [mlp: 0.5]")
 @click.option("--batch-size", type=click.IntRange(1), help="[mlp: 16]")
-@click.option("--hidden", callback=sizes, help="Sizes of the hidden layers.  [mlp: 4, 3 and 2 times the classes]")
+@click.option(
+    "--hidden",
+    callback=sizes,
+    help="Sizes of the hidden layers, such as 84-63-42.  [mlp: 4, 3 and 2 times the classes]",
+)
 @click.option("--weight-decay", type=float, help="[mlp: 0]")
 @click.option("--patience", type=click.IntRange(1), help="Stop early after so many epochs without a lower val loss.")
 @click.option("--set", "other", callback=settings, multiple=True, help="Any hyper-parameter, such as C=0.1.")

@@ -269,6 +269,12 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], ignored: tuple[str, .
         for fault, names in (("missing:", missing), ("unknown:", unknown), ("misshapen:", misshapen))
         if names
     ]
+    if len(missing) > len(wanted) / 2:
+        raise WeightsError(
+            f"{what}: these look like another network's weights: {len(missing)} of {len(wanted)} tensors are missing "
+            f"(such as {missing[0]}), {len(unknown)} are unknown{f' (such as {unknown[0]})' if unknown else ''}. "
+            "Check which network the file belongs to, and name that as the base"
+        )
     if faults:
         raise WeightsError(
             f"{what}: the tensors do not fit the network. {'; '.join(faults)}. "

@@ -121,6 +121,8 @@ def evaluate(
     if on not in NAMES:
         raise RunError(f"There is no part '{on}': choose {', '.join(NAMES)}.")
     found = find_runs(runs)
+    if cache is not None:
+        FeatureCache.open(cache)  # also where stored predictions make it unnecessary: a wrong name must not pass
     groups: dict[Path, list[Run]] = {}
     for run in found:
         groups.setdefault(run.path.resolve().parent, []).append(run)
@@ -325,7 +327,7 @@ def _summary(
         behind = (float(correct.mean() - best.mean()), low, high)
     accuracies = spread([one.accuracy for one in metrics])
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
-    title = f"{name}, {part}, {seeds}: mean accuracy {accuracies.mean:.4f}"
+    title = f"{name}, {part}, {seeds}: {'mean ' if len(runs) > 1 else ''}accuracy {accuracies.mean:.4f}"
     confusion = np.mean([one.confusion for one in metrics], axis=0)
     picture = draw_confusion(confusion, metrics[0].classes, title, runs[0].path.parent / f"confusion-{part}.png")
     return Summary(

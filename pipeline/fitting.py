@@ -96,12 +96,15 @@ def fit_head(
     opened = FeatureCache.open(cache)
     index = opened.index()
     parts = make_split(index, split, split_seed)
-    notes = _notes(opened, index, parts, head, seeds)
+    notes = _notes(opened, index, parts)
+    asked_seeds = len(seeds)
     seeds = seeds if HEADS[head].seeded else (0,)
     full = _all_parameters(head, device, parameters)
     first = _plan(opened, index, parts, head, name, seeds[0], full, notes)
     planned = [replace(first, seed=seed) for seed in seeds]
-    for note in notes:
+    seed_note = f"{head} does not depend on the seed: fitted once, as seed 0"
+    said = notes if HEADS[head].seeded or asked_seeds == 1 else (*notes, seed_note)
+    for note in said:
         progress.note(note)
 
     remove_leftovers(runs / name)
@@ -110,12 +113,11 @@ def fit_head(
     _require_one_configuration(runs / name, [folders[run.seed] for run in planned if run not in missing], planned[0])
     if missing:
         _fit_all(opened, index, parts, missing, folders, jobs, progress)
-    return Fitting(
-        runs=tuple(Run.read(folders[run.seed]) for run in planned),
-        fitted=len(missing),
-        seconds=time.perf_counter() - started,
-        notes=notes,
-    )
+    fitted = tuple(Run.read(folders[run.seed]) for run in planned)
+    if slow := _hardly_learned(fitted):
+        progress.note(slow)
+        said = (*said, slow)
+    return Fitting(runs=fitted, fitted=len(missing), seconds=time.perf_counter() - started, notes=said)
 
 
 def _fit_all(
@@ -283,7 +285,7 @@ def _all_parameters(head: str, device: str, asked: Mapping[str, Any]) -> dict[st
     return {name: _plain(values[name]) for name in known}
 
 
-def _notes(cache: FeatureCache, index: Index, split: Split, head: str, seeds: Sequence[int]) -> tuple[str, ...]:
+def _notes(cache: FeatureCache, index: Index, split: Split) -> tuple[str, ...]:
     notes = list(split.notes)
     if cache.recipe.random_weights:
         notes.append(
@@ -292,9 +294,19 @@ def _notes(cache: FeatureCache, index: Index, split: Split, head: str, seeds: Se
         )
     if index.skipped:
         notes.append(f"{len(index.skipped)} images have no features: they could not be read when they were extracted")
-    if not HEADS[head].seeded and seeds != (0,):
-        notes.append(f"{head} does not depend on the seed: fitted once, as seed 0")
     return tuple(notes)
+
+
+def _hardly_learned(runs: Sequence[Run]) -> str:
+    """Say so if the training loss of the runs, on average, has kept more than four fifths of what it began with."""
+    ends = [(run.history[0]["train_loss"] or 0, run.history[-1]["train_loss"] or 0) for run in runs if run.history]
+    first, last = (sum(losses) / len(ends) for losses in zip(*ends, strict=True)) if ends else (0, 0)
+    if last <= 0.8 * first:
+        return ""
+    return (
+        f"the training loss hardly fell, from {first:.2f} to {last:.2f}: with few images, more epochs or a higher "
+        "learning rate (--epochs 60, --lr 1e-3) may be needed"
+    )
 
 
 def _require_name(name: str) -> None:

@@ -72,6 +72,10 @@ def read_image_set(folder: Path | str) -> ImageSet:
     if not os.path.isdir(root):  # noqa: PTH112  # Path's raises where a folder may not be looked at
         found = "is a file" if os.path.exists(root) else "does not exist"  # noqa: PTH110  # likewise
         raise ImageSetError(f"{root} {found}. Name a folder with one sub-folder of images per class.")
+    if (root / "recipe.json").exists() and (root / "shards").exists():
+        raise ImageSetError(
+            f"{root} is a feature cache, not an image set. Was it meant to be CACHE, and the other IMAGES?"
+        )
     folders = _folders(root)
     if not folders:
         raise ImageSetError(

@@ -152,10 +152,13 @@ class Run:
         }
         values |= {f"recipe {name}": pair for name, pair in self.recipe.differences(asked.recipe).items()}
         differing = [
-            f"{name} is {_short(held)}, asked {_short(other)}"
+            # A digest would tell nobody anything.
+            f"{name} are others" if name.endswith(" images") else f"{name} is {_short(held)}, asked {_short(other)}"
             for name, (held, other) in values.items()
             if held != other
         ]
+        if any(name.endswith(" are others") for name in differing):
+            differing.append("the image set has changed or another split is asked for")
         if differing:
             raise RunError(
                 f"{self.path} was fitted otherwise: {'; '.join(differing)}. Give the new configuration a name of its "
@@ -192,6 +195,8 @@ def find_runs(places: Iterable[Path | str]) -> list[Run]:
             for path in documents
             if not any(part.startswith(".") for part in path.relative_to(place).parent.parts)
         ]
+        if not here and (place / "recipe.json").exists():
+            raise RunError(f"{place} is a feature cache, not a folder of runs. Name the RUNS of `manyheads fit-head`.")
         if not here:
             raise RunError(f"{place} holds no runs. Fit some with `manyheads fit-head CACHE {place}`.")
         found |= {folder.resolve(): Run.read(folder) for folder in here}

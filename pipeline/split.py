@@ -108,6 +108,10 @@ def _draw(entries: Sequence[Entry], shares: Sequence[float], seed: int) -> list[
     total = sum(shares)
     if not shares[0] or not total > shares[0]:
         raise SplitError(f"A split of {'/'.join(f'{share:g}' for share in shares)} leaves nothing to train or to test.")
+    if len(set(labels)) < 2:
+        raise SplitError(
+            f"All {len(labels)} images are of one class; a classifier needs at least two. Add another class."
+        )
     try:
         rest, train = _cut(range(len(entries)), labels, shares[0] / total, seed)
         if not shares[1]:
@@ -118,11 +122,13 @@ def _draw(entries: Sequence[Entry], shares: Sequence[float], seed: int) -> list[
             val_share = shares[1] / (shares[1] + shares[2])
             test, val = _cut(rest, [labels[row] for row in rest], val_share, seed)
             held = {**dict.fromkeys(test, "test"), **dict.fromkeys(val, "val")}
-    except ValueError as error:
+    except ValueError:
         smallest, count = Counter(labels).most_common()[-1]
+        asked = "/".join(f"{share:g}" for share in shares)
         raise SplitError(
-            f"A stratified split cannot be drawn: {str(error).rstrip('.')}. The smallest class, {smallest}, has "
-            f"{count} images. Add images, choose other shares, or name a CSV."
+            f"A stratified split of {asked} cannot be drawn from {len(labels)} images of {len(set(labels))} classes: "
+            f"every part needs an image of each class, and the smallest, {smallest}, has {count}. Add images, give val "
+            "and test larger shares (such as 60/20/20), or name a CSV."
         ) from None
     held.update(dict.fromkeys(train, "train"))
     return [held[row] for row in range(len(entries))]

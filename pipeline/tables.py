@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.metrics import Spread
     from pipeline.prediction import PredictionList
 
+RANKING = ("accuracy", "95 %", "seeds", "min", "max", "balanced", "macro F1", "log loss", "base")
+WIDE = 116  # columns that the whole ranking takes, with names of usual length
 RANDOM_WEIGHTS = "random weights: the base was never trained, its features are random projections of the pixels"
 
 
@@ -49,10 +51,10 @@ def show_extraction(result: "Extraction", console: Console) -> None:
     _print(console, said)
     _warn(console, [RANDOM_WEIGHTS] if result.random_weights else [])
     if result.strays:
-        _warn(console, [f"{len(result.strays)} images lie outside every class folder and were left out:"])
+        _warn(console, [f"{counted(len(result.strays), 'image')} outside every class folder, left out:"])
         _print(console, [f"  {path}" for path in result.strays])
     if result.skipped:
-        _warn(console, [f"{len(result.skipped)} images could not be read and have no features:"])
+        _warn(console, [f"{counted(len(result.skipped), 'image')} could not be read, left without features:"])
         _print(console, [f"  {path}: {reason}" for path, reason in result.skipped])
     _next(console, "fit-head", result.cache, "RUNS")
 
@@ -65,40 +67,56 @@ def show_fitting(result: "Fitting", console: Console) -> None:
     _print(
         console,
         [
-            f"{result.fitted} runs fitted, {kept} kept, in {folder} ({duration(result.seconds)}); "
+            f"{counted(result.fitted, 'run')} fitted, {kept} kept, in {folder} ({duration(result.seconds)}); "
             f"split: {first.split} = {'/'.join(str(len(paths)) for paths in first.images.values())} images."
         ],
     )
+    if any(run.history for run in result.runs):
+        ends = [run.history[-1] for run in result.runs if run.history]
+        means = {
+            part: sum(end[f"{part}_accuracy"] or 0 for end in ends) / len(ends)
+            for part in ("train", "val")
+            if ends[0][f"{part}_accuracy"] is not None
+        }
+        said = ", ".join(f"{part} {mean:.3f}" for part, mean in means.items())
+        _print(console, [f"accuracy in the last epoch, mean over seeds: {said}"])
     _next(console, "evaluate", folder.parent)
 
 
 def show_evaluation(result: "Evaluation", console: Console) -> None:
     """Draw the ranking, and say what is within noise."""
     best = result.names[0]
-    table = Table(title=f"{result.part}, {best.images} images", title_justify="left")
+    table = Table(title=f"{result.part}, {counted(best.images, 'image')}", title_justify="left")
     table.add_column("name", overflow="fold")
-    table.add_column("base")
-    for heading in ("seeds", "accuracy", "95 %", "min", "max", "balanced", "macro F1", "log loss"):
-        table.add_column(heading, justify="right")
+    # A narrow terminal gets fewer columns, never cut figures; --json and the files beside the runs have them all.
+    columns = RANKING if console.width >= WIDE else RANKING[:3]
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
     for summary in result.names:
         accuracy = summary.metrics["accuracy"]
-        table.add_row(
-            Text(printable(summary.name)),
-            Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
-            str(len(summary.seeds)),
+        cells: tuple[str | Text, ...] = (
             _mean(accuracy),
             f"{summary.interval[0]:.3f} to {summary.interval[1]:.3f}",
+            str(len(summary.seeds)),
             f"{accuracy.smallest:.4f}",
             f"{accuracy.largest:.4f}",
             *(f"{summary.metrics[name].mean:.4f}" for name in ("balanced_accuracy", "macro_f1", "log_loss")),
+            Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
         )
+        table.add_row(Text(printable(summary.name)), *cells[: len(columns)])
     console.print(table)
     _print(console, ["accuracy: mean ± standard deviation over seeds; 95 %: of the mean, over seeds and images"])
     _print(console, [_distance(summary, best) for summary in result.names[1:]])
     if not result.comparable:
         _warn(console, [f"these names were not evaluated on the same {result.part} images: the order means little"])
-    notes = {note: None for summary in result.names for note in summary.notes}
-    _warn(console, notes)
+    noted: dict[str, list[str]] = {}
+    for summary in result.names:
+        for note in summary.notes:
+            noted.setdefault(note, []).append(summary.name)
+    everywhere = len(result.names)
+    _warn(
+        console, [note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items()]
+    )
     _print(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
 
 
@@ -147,7 +165,8 @@ def show_description(result: "Description", console: Console) -> None:
     """Tell what a cache is."""
     state = f"{result.images} images of {len(result.classes)} classes" if result.finished else "not finished yet"
     said = [
-        f"{result.path}: {state}, {result.features} features in {result.shards} shards, {human_size(result.size)}",
+        f"{result.path}: {state}, {counted(result.features, 'feature')} in {counted(result.shards, 'shard')}, "
+        f"{human_size(result.size)}",
     ]
     if result.finished:
         said.append(f"images from {result.source}")
@@ -233,3 +252,8 @@ def program() -> str:
     if called.name != "manyheads" or not called.exists() or (found and called.samefile(found)):
         return "manyheads"
     return shlex.quote(sys.argv[0])
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: 1 run, 2 runs."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -270,6 +270,11 @@ def test_progress_counts_every_file(tmp_path: Path) -> None:
     assert sum(done) == 4
 
 
+def test_a_cache_is_not_taken_for_an_image_set(cache: Path) -> None:
+    with pytest.raises(ImageSetError, match="is a feature cache, not an image set"):
+        read_image_set(cache)
+
+
 @pytest.mark.real
 def test_uc_merced(real_data: Path) -> None:
     found = read_image_set(real_data / "ucmerced")

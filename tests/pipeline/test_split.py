@@ -180,9 +180,9 @@ def test_shares_are_of_any_scale_and_one_may_be_0() -> None:
 def test_classes_that_are_too_small_to_be_drawn_from_are_explained() -> None:
     for size in (1, 5):
         message = refusal(index_of({"rare": size, "common": 90}))
-        assert (
-            f"The smallest class, rare, has {size} images. Add images, choose other shares, or name a CSV." in message
-        )
+        assert f"the smallest, rare, has {size}" in message
+        assert "60/20/20" in message
+    assert "All 50 images are of one class" in refusal(index_of({"a": 50}))
     assert "cannot be drawn" in refusal(index_of({"a": 50, "b": 50}), "99.99/0.01/0")
 
 

@@ -114,3 +114,16 @@ def test_tables_alone_import_no_stage() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_narrow_terminal_gets_fewer_columns_but_whole_figures(runs: Path, width: int) -> None:
+    file = io.StringIO()
+    result = evaluate(runs)
+    show_evaluation(result, Console(file=file, width=width))
+    said = file.getvalue()
+    assert "…" not in said
+    for summary in result.names:
+        assert f"{summary.metrics['accuracy'].mean:.4f}" in said
+        assert f"{summary.interval[0]:.3f} to {summary.interval[1]:.3f}" in said
+    assert ("macro F1" in said) == (width == 140)
