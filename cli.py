@@ -80,8 +80,16 @@ def settings(context: click.Context, option: click.Parameter, values: tuple[str,
     return found
 
 
+def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked:
+        from pipeline.environment import versions
+
+        click.echo(f"manyheads {versions()['manyheads']}")
+        context.exit()
+
+
 @click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="manyheads", prog_name="manyheads")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def main() -> None:
     """Say in one screen what there is."""
 

@@ -46,6 +46,10 @@ def test_a_second_extraction_and_cache_info_import_neither_torch_nor_sklearn(dra
     assert imported(run_in_process("extract", drawn, cache, "--base", BASE, "--weights", WEIGHTS)) == set()
 
 
+def test_the_version_is_told() -> None:
+    assert manyheads("--version").stdout.startswith("manyheads ")
+
+
 def test_every_command_explains_itself() -> None:
     text = manyheads("--help").stdout
     for name in ("extract", "fit-head", "evaluate", "predict", "cache", "demo", "doctor"):
