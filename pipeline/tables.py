@@ -4,7 +4,7 @@ import csv
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.prediction import PredictionList
 
 RANKING = ("accuracy", "95 %", "seeds", "min", "max", "balanced", "macro F1", "log loss", "base")
-WIDE = 116  # columns that the whole ranking takes, with names of usual length
 RANDOM_WEIGHTS = "random weights: the base was never trained, its features are random projections of the pixels"
 
 
@@ -86,24 +85,10 @@ def show_fitting(result: "Fitting", console: Console) -> None:
 def show_evaluation(result: "Evaluation", console: Console) -> None:
     """Draw the ranking, and say what is within noise."""
     best = result.names[0]
-    table = Table(title=f"{result.part}, {counted(best.images, 'image')}", title_justify="left")
-    table.add_column("name", overflow="fold")
+    table = _ranking(result, RANKING)
     # A narrow terminal gets fewer columns, never cut figures; --json and the files beside the runs have them all.
-    columns = RANKING if console.width >= WIDE else RANKING[:3]
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for summary in result.names:
-        accuracy = summary.metrics["accuracy"]
-        cells: tuple[str | Text, ...] = (
-            _mean(accuracy),
-            f"{summary.interval[0]:.3f} to {summary.interval[1]:.3f}",
-            str(len(summary.seeds)),
-            f"{accuracy.smallest:.4f}",
-            f"{accuracy.largest:.4f}",
-            *(f"{summary.metrics[name].mean:.4f}" for name in ("balanced_accuracy", "macro_f1", "log_loss")),
-            Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
-        )
-        table.add_row(Text(printable(summary.name)), *cells[: len(columns)])
+    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
+        table = _ranking(result, RANKING[:3])
     console.print(table)
     _print(console, ["accuracy: mean ± standard deviation over seeds; 95 %: of the mean, over seeds and images"])
     _print(console, [_distance(summary, best) for summary in result.names[1:]])
@@ -118,6 +103,26 @@ def show_evaluation(result: "Evaluation", console: Console) -> None:
         console, [note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items()]
     )
     _print(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
+
+
+def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
+    table = Table(title=f"{result.part}, {counted(result.names[0].images, 'image')}", title_justify="left")
+    table.add_column("name", overflow="fold")
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
+    for summary in result.names:
+        accuracy = summary.metrics["accuracy"]
+        cells: tuple[str | Text, ...] = (
+            _mean(accuracy),
+            f"{summary.interval[0]:.3f} to {summary.interval[1]:.3f}",
+            str(len(summary.seeds)),
+            f"{accuracy.smallest:.4f}",
+            f"{accuracy.largest:.4f}",
+            *(f"{summary.metrics[name].mean:.4f}" for name in ("balanced_accuracy", "macro_f1", "log_loss")),
+            Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
+        )
+        table.add_row(Text(printable(summary.name)), *cells[: len(columns)])
+    return table
 
 
 def show_predictions(result: "PredictionList", console: Console, *, failed: bool = False) -> None:
