@@ -190,7 +190,13 @@ def extract_command(output: "Output", images: Path, cache: Path, **options: Any)
 @command(main, "fit-head")
 @click.argument("cache", type=FOLDER)
 @click.argument("runs", type=FOLDER)
-@click.option("--head", type=click.Choice(list(HEADS)), default="mlp", show_default=True)
+@click.option(
+    "--head",
+    type=click.Choice(list(HEADS)),
+    default="mlp",
+    show_default=True,
+    help="; ".join(f"{name}: {spec.about}" for name, spec in HEADS.items()) + ".",
+)
 @click.option("--name", help="Name of the configuration.  [default: the head's]")
 @click.option("--seeds", callback=seeds, default="0-9", show_default=True, help="Such as 0-9 or 0,3,5-7.")
 @click.option("--epochs", type=click.IntRange(1), help="[mlp: 15]")
