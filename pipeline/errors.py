@@ -34,6 +34,10 @@ class BaseError(ManyheadsError):
     """A base is unknown, or cannot run as asked on this machine."""
 
 
+class DownloadError(ManyheadsError):
+    """A file could not be fetched from the network, or is not the one that was asked for."""
+
+
 class WeightsError(ManyheadsError):
     """Weights cannot be had, or their tensors do not fit the base."""
 

@@ -13,16 +13,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
-from uuid import uuid4
 
-from pipeline.errors import BaseError, WeightsError
+from cache.errors import NoRoom
+from pipeline.errors import BaseError, DownloadError, WeightsError
 from pipeline.progress import SILENT, Progress
+from pipeline.transfer import PAUSES, SECONDS, Checksum, fetch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +31,7 @@ FORMS = (
     "or the path of a .safetensors, .pth or .pt file"
 )
 SUFFIXES = (".safetensors", ".pth", ".pt")
-CONNECT_SECONDS = 10.0
-MEGABYTE = 10**6
+CONNECT_SECONDS = SECONDS
 
 # Names that older torchvision files use; torchvision itself renames them while it loads.
 _OLD_NAMES = (
@@ -238,41 +236,15 @@ def _downloaded(base: str, chosen: Any, progress: Progress) -> Path:
             raise WeightsError(f"{path} is damaged, its SHA-256 does not start with {start}: delete it and try again")
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         # Not `chosen.get_state_dict`: it prints to stdout, unpickles without a guard, and cannot report to `progress`.
-        _download(chosen.url, path, start, progress)
-    except (OSError, HTTPException) as error:
+        checksum = Checksum("sha256", start) if start else None
+        fetch(chosen.url, path, checksum, progress, timeout=CONNECT_SECONDS, pauses=PAUSES)
+    except (DownloadError, NoRoom) as error:
         raise WeightsError(
             f"{base} weights {chosen.name} could not be downloaded from {chosen.url} ({error}): put the file "
             f"{path.name} into {folder}, or name a file of weights with --weights FILE"
         ) from error
     return path
-
-
-def _download(url: str, path: Path, start: str, progress: Progress) -> None:
-    """Fetch a file whose SHA-256 begins with `start`; it has its name only once it is whole."""
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
-    digest, done = hashlib.sha256(), 0
-    try:
-        with urlopen(Request(url, headers={"User-Agent": "manyheads"}), timeout=CONNECT_SECONDS) as answer:
-            size = int(answer.headers.get("Content-Length") or 0)
-            megabytes = -(-size // MEGABYTE)
-            progress.note(f"downloading {path.name}, {f'{megabytes} MB' if size else 'size unknown'}, to {path.parent}")
-            # Nobody can watch how much of an unknown size is done.
-            watched = progress if size else SILENT
-            with watched.steps(f"downloading {path.name}", megabytes, "MB") as advance, partial.open("xb") as file:
-                while block := answer.read(MEGABYTE):
-                    file.write(block)
-                    digest.update(block)
-                    before, done = done, done + len(block)
-                    advance(-(-done // MEGABYTE) - -(-before // MEGABYTE))
-        if size and done != size:
-            raise OSError(f"the connection ended after {done} of {size} bytes")
-        if not digest.hexdigest().startswith(start):
-            raise OSError(f"invalid hash value: the SHA-256 is {digest.hexdigest()} and should start with {start}")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> list[tuple[str, Tensor]]:

@@ -310,7 +310,7 @@ def test_loading_a_base_passes_the_news_on(
     assert told.notes == [f"downloading {name}, 1 MB, to {checkpoints}"]
 
 
-def test_a_download_of_unknown_size_is_kept_and_one_cut_short_is_not(
+def test_a_download_of_unknown_size_is_kept_and_one_cut_short_goes_on(
     checkpoints: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, address = served
@@ -322,9 +322,15 @@ def test_a_download_of_unknown_size_is_kept_and_one_cut_short_is_not(
     assert told.pieces == []
     short, _ = published(folder, 100, "short")
     monkeypatch.setattr(ENTRY.value, "url", f"{address}/{short}")
-    with pytest.raises(WeightsError, match="could not be downloaded"):
+    monkeypatch.setattr(weights, "PAUSES", (0.0,))
+    whole = (folder / short).read_bytes()
+    (folder / short).write_bytes(whole[:-1])
+    with pytest.raises(WeightsError, match=r"could not be downloaded .*the connection broke after .* are kept"):
         load_state(WeightsSource.parse("imagenet"), "squeezenet1_1")
-    assert [path.name for path in checkpoints.iterdir()] == [name]
+    assert {path.name for path in checkpoints.iterdir()} == {name, f"{short}.partial"}
+    (folder / short).write_bytes(whole)
+    load_state(WeightsSource.parse("imagenet"), "squeezenet1_1")
+    assert {path.name for path in checkpoints.iterdir()} == {name, short}
 
 
 def test_wrong_bytes_are_refused_and_not_kept(
