@@ -1,11 +1,6 @@
-"""Pictures of results, drawn with matplotlib and without a display."""
+"""A confusion matrix as a picture."""
 
-import hashlib
-import json
-import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import writing_file
-from pipeline.printable import printable
+from pipeline.figures.canvas import DPI, RIGHT, WRONG, new_figure
+from pipeline.figures.lettering import any_letter, one_line, wrapped
+from pipeline.figures.saving import draw_once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 110
 NUMBERED_UP_TO = 60  # classes; beyond, the numbers in the cells would make the picture too large
 CELL, SMALL_CELL = 0.38, 0.16  # inches: one that holds a number, one that is as high as its label
 LARGEST = 40.0  # inches of the matrix
-LONGEST = 30  # characters of a class name
-RIGHT, WRONG = (0.13, 0.40, 0.67), (0.80, 0.30, 0.20)  # told apart by colour-blind people too
 VERSION = 1  # of the drawing: raise it when pictures change, so that old ones are drawn anew
 
 
@@ -43,11 +36,8 @@ def draw_confusion(confusion: npt.NDArray[np.floating], classes: Sequence[str], 
     Raises:
         NoRoom: The disk is full or read-only.
     """
-    drawn_from = json.dumps([VERSION, confusion.tolist(), list(classes), title])
-    key = hashlib.sha256(drawn_from.encode()).hexdigest()
-    if _key(path) != key:
-        save_figure(confusion_figure(confusion, classes, title), path, key)
-    return path
+    content = [VERSION, confusion.tolist(), list(classes), title]
+    return draw_once(path, content, lambda: confusion_figure(confusion, classes, title))
 
 
 def confusion_figure(confusion: npt.NDArray[np.floating], classes: Sequence[str], title: str) -> "Figure":
@@ -60,28 +50,24 @@ def confusion_figure(confusion: npt.NDArray[np.floating], classes: Sequence[str]
         classes: (C,) names, in the order of rows and columns.
         title: Drawn above; any text, taken as it is.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = len(classes)
     numbered = count <= NUMBERED_UP_TO
     cell = min(CELL if numbered else SMALL_CELL, LARGEST / count)
     every = ceil(SMALL_CELL / cell)  # of more classes than fit, one in so many is named
-    figure = Figure(dpi=DPI)
-    FigureCanvasAgg(figure)  # names are measured with the renderer that will draw them
+    figure = new_figure()
     axes = figure.add_axes((0, 0, 1, 1))
     shown = range(0, count, every)
     # parse_math=False: a class may well be named "$x$".
     text: dict[str, Any] = {"fontsize": 8, "color": "0.2", "parse_math": False}
-    names = [_one_line(classes[number]) for number in shown]
+    names = [one_line(classes[number]) for number in shown]
     axes.set_xticks(shown, names, rotation=90, **text)
     axes.set_yticks(shown, names, **text)
     # Margins are computed from the widest name: matplotlib's own layouts draw everything several times.
-    with _any_letter():
+    with any_letter():
         room = max(label.get_window_extent().width for label in axes.get_yticklabels()) / DPI + 0.5
     side = count * cell
     width = max(4.5, room + side + 0.7)
-    lines = textwrap.wrap(_one_line(title, 400), int(13 * width)) or [""]
+    lines = wrapped(figure, title, width - 0.24, 10)
     above, below = 0.35 + 0.17 * len(lines), room + 0.15
     height = above + side + below
     figure.set_size_inches(width, height)
@@ -113,46 +99,8 @@ def confusion_figure(confusion: npt.NDArray[np.floating], classes: Sequence[str]
     return figure
 
 
-def save_figure(figure: "Figure", path: Path, key: str = "") -> Path:
-    """Write a figure as PNG, atomically.
-
-    Args:
-        figure: What to write.
-        path: The file.
-        key: Stored in the file as its description.
-    """
-    with writing_file(path) as temporary, _any_letter():
-        figure.savefig(temporary, format="png", metadata={"Description": key})
-    return path
-
-
 def _shares(confusion: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return each cell's share of its row, and how strongly it is coloured, both 0 to 1."""
     totals = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
     return shares, np.where(np.eye(len(shares), dtype=bool), shares, np.sqrt(shares))
-
-
-@contextmanager
-def _any_letter() -> Iterator[None]:
-    """Let a letter that the font lacks become a box without a warning; the CSV beside the picture holds it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        yield
-
-
-def _key(path: Path) -> str | None:
-    """Return the key that a picture was saved with; None if there is no such picture."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return str(picture.info.get("Description"))
-    except (OSError, ValueError, SyntaxError):
-        return None
-
-
-def _one_line(text: str, longest: int = LONGEST) -> str:
-    """Show a text on one line whatever it holds."""
-    plain = printable(text)
-    return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"

@@ -1,0 +1,22 @@
+"""Pictures of results, drawn with matplotlib and without a display; matplotlib is imported when one is drawn."""
+
+from pipeline.figures.canvas import DPI
+from pipeline.figures.confusion import CELL, LARGEST, SMALL_CELL, confusion_figure, draw_confusion
+from pipeline.figures.curves import curves_figure, draw_curves
+from pipeline.figures.detections import Example, detections_figure, draw_detections
+from pipeline.figures.saving import save_figure
+
+__all__ = [
+    "CELL",
+    "DPI",
+    "LARGEST",
+    "SMALL_CELL",
+    "Example",
+    "confusion_figure",
+    "curves_figure",
+    "detections_figure",
+    "draw_confusion",
+    "draw_curves",
+    "draw_detections",
+    "save_figure",
+]
