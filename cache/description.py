@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.feature_cache import FeatureCache
+from cache.shard import complete_views
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Description:
         source: The folder that the images were read from.
         skipped: (path, reason) of images that could not be read.
         shards: Number of shards.
-        features: Features in all shards.
+        features: Features in all shards, of all views.
+        views: Number of views -> number of the images that have so many, most views first.
         unused: Features that no image of the index needs any more.
         size: Bytes of all files.
         recipe: Every field of the recipe, and its digest.
@@ -38,6 +40,7 @@ class Description:
     skipped: tuple[tuple[str, str], ...]
     shards: int
     features: int
+    views: Mapping[int, int]
     unused: int
     size: int
     recipe: Mapping[str, Any]
@@ -53,6 +56,7 @@ def describe(path: Path | str) -> Description:
     cache = FeatureCache.open(path)
     shards = cache.shards()
     held = [digest for shard in shards for digest in shard.digests]
+    views = complete_views(shards)
     index = cache.index() if cache.has_index() else None
     entries = index.entries if index else ()
     used = {entry.digest for entry in entries}
@@ -66,6 +70,7 @@ def describe(path: Path | str) -> Description:
         skipped=index.skipped if index else (),
         shards=len(shards),
         features=len(held),
+        views=dict(sorted(Counter(views[entry.digest] for entry in entries).items(), reverse=True)),
         unused=sum(digest not in used for digest in held) if index else 0,
         size=cache.size(),
         recipe=cache.recipe.as_dict(),

@@ -1,6 +1,7 @@
 """The feature cache: one folder with the features of one image set under one recipe."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cache.atomic import remove_leftovers
 from cache.errors import CacheError
 from cache.index import Index, places, read_index, require_held, write_index
 from cache.recipe import Recipe, RecipeFile
-from cache.shard import Shard, read_rows, read_shard, write_shard
+from cache.shard import Shard, complete_views, read_rows, read_shard, write_shard
 
 
 class FeatureCache:
@@ -71,14 +72,26 @@ class FeatureCache:
         return [read_shard(path, self.recipe) for path in sorted(folder.glob("[!.]*.h5"))]
 
     def add_shard(
-        self, digests: Sequence[str], features: npt.NDArray[np.floating], failures: Mapping[str, str]
+        self,
+        digests: Sequence[str],
+        views: Sequence[int],
+        features: npt.NDArray[np.floating],
+        failures: Mapping[str, str],
     ) -> Shard:
-        """Write one more shard: (n,) digests, (n, D) features, and digest -> reason of images that gave none.
+        """Write one more shard: (n,) digests and views, (n, D) features, digest -> reason of images that gave none.
 
         Raises:
             NoRoom: The disk is full or read-only.
         """
-        return write_shard(self.path / "shards", self.recipe, digests, features, failures)
+        return write_shard(self.path / "shards", self.recipe, digests, views, features, failures)
+
+    def views(self) -> Counter[str]:
+        """Return how many views of each image there are: digest -> n, where views 0 to n - 1 are all in the cache.
+
+        Raises:
+            CacheError: A shard is damaged or of another recipe.
+        """
+        return complete_views(self.shards())
 
     def has_index(self) -> bool:
         """Whether an extraction into this cache has finished."""
@@ -113,25 +126,29 @@ class FeatureCache:
         digests: Sequence[str],
         out: npt.NDArray[np.floating] | None = None,
         advance: Callable[[int], None] = lambda rows: None,
+        views: Sequence[int] | npt.NDArray[np.integer] | None = None,
     ) -> npt.NDArray[np.floating]:
-        """Read features by the digests of their images, shard by shard and checked.
+        """Read features by the digests of their images, shard by shard and checked; no shard is read twice.
 
         Args:
             digests: One for each wanted row, in any order, repeated or not.
             out: Where to put them, (len(digests), D) of any float format; a new float32 array if not given.
             advance: Told how many more rows are read.
+            views: Number of the view for each wanted row; 0, the evaluation transform, for all if not given.
 
         Raises:
             CacheError: A feature is not in the cache, or its shard is damaged.
+            ValueError: There are not as many views as digests.
         """
         shards = self.shards()
-        place = places(shards)
-        require_held(place, digests, self.path)
+        keys = list(zip(digests, [0] * len(digests) if views is None else views, strict=True))
+        place = places(shards, keys)
+        require_held(place, keys, self.path)
         if out is None:
             out = np.empty((len(digests), self.recipe.dimension), dtype=np.float32)
         wanted: dict[int, list[tuple[int, int]]] = {}
-        for position, digest in enumerate(digests):
-            number, row = place[digest]
+        for position, key in enumerate(keys):
+            number, row = place[key]
             wanted.setdefault(number, []).append((position, row))
         for number, pairs in wanted.items():
             # A whole shard is read even for a few rows: HDF5 reads a list of rows an order of magnitude slower.

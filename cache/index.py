@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,14 +71,15 @@ def write_index(path: Path, index: Index, recipe: Recipe, shards: Sequence[Shard
         CacheError: A feature stands in none of the shards.
         NoRoom: The disk is full or read-only.
     """
-    place = places(shards)
-    require_held(place, [entry.digest for entry in index.entries], path.parent)
+    plain = [(entry.digest, 0) for entry in index.entries]
+    place = places(shards, plain)
+    require_held(place, plain, path.parent)
     with composed(path) as file:
         file.attrs["kind"] = KIND
         file.attrs["recipe"] = index.recipe_digest
         file.attrs["images"] = index.images
         file.attrs["checksum"] = _checksum(index)
-        _map_features(file, [place[entry.digest] for entry in index.entries], recipe, shards)
+        _map_features(file, [place[row] for row in plain], recipe, shards)
         labels = file.create_dataset("labels", data=index.labels)
         labels.attrs.create("classes", list(index.classes), dtype=h5py.string_dtype())
         write_strings(file, "paths", [entry.path for entry in index.entries])
@@ -124,27 +125,54 @@ def read_index(path: Path) -> Index:
     return index
 
 
-def places(shards: Sequence[Shard]) -> dict[str, tuple[int, int]]:
-    """Return where each digest's feature stands: digest -> (number of the shard, row in it)."""
-    found: dict[str, tuple[int, int]] = {}
+def places(shards: Sequence[Shard], wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return where features stand: (digest, view) -> (number of the shard, row in it), of those that are wanted."""
+    wanted = set(wanted)
+    found: dict[tuple[str, int], tuple[int, int]] = {}
     for number, shard in enumerate(shards):
-        for row, digest in enumerate(shard.digests):
-            found.setdefault(digest, (number, row))
+        for row, key in enumerate(zip(shard.digests, shard.views, strict=True)):
+            if key in wanted:
+                found.setdefault(key, (number, row))
     return found
 
 
-def require_held(place: Mapping[str, tuple[int, int]], digests: Sequence[str], cache: Path) -> None:
-    """Refuse digests that no shard holds.
+def require_held(
+    place: Mapping[tuple[str, int], tuple[int, int]], wanted: Sequence[tuple[str, int]], cache: Path
+) -> None:
+    """Refuse views of images that no shard holds.
+
+    Args:
+        place: What is held.
+        wanted: (digest, view) of each wanted row.
+        cache: The cache's folder, for the message.
 
     Raises:
         CacheError: Says how many, and what to do.
     """
-    missing = sum(digest not in place for digest in digests)
-    if missing:
+    missing = [key for key in wanted if key not in place]
+    plain = sum(not view for _, view in missing)
+    if plain:
         raise CacheError(
-            f"{cache} lacks the features of {missing} of {len(digests)} images: a shard was removed. "
-            "Run the same `manyheads extract` again; only the missing ones are computed."
+            f"{cache} lacks the features of {plain} of {sum(not view for _, view in wanted)} images: a shard was "
+            "removed. Run the same `manyheads extract` again; only the missing ones are computed."
         )
+    if missing:
+        views = sorted({view for _, view in missing})
+        images, of = (len({digest for digest, view in rows if view}) for rows in (missing, wanted))
+        raise CacheError(
+            f"{cache} lacks {_numbered(views)} of {images} of {of} images. Run `manyheads extract IMAGES {cache} "
+            f"--views {views[-1] + 1}` with the options that made it, and with the --split that these images are "
+            "trained by: what is there is kept, only the missing ones are computed."
+        )
+
+
+def _numbered(views: Sequence[int]) -> str:
+    """Write numbers of views, ascending: `view 3`, `views 1 to 4`, `3 views between 1 and 9`."""
+    if len(views) == 1:
+        return f"view {views[0]}"
+    if len(views) == views[-1] - views[0] + 1:
+        return f"views {views[0]} to {views[-1]}"
+    return f"{len(views)} views between {views[0]} and {views[-1]}"
 
 
 def _checksum(index: Index) -> str:

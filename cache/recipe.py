@@ -10,7 +10,7 @@ from typing import Any
 from cache.atomic import write_text
 from cache.errors import CacheError, RecipeMismatch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STORAGE = {"float32": 4, "float16": 2}  # bytes a number
 
 
@@ -24,7 +24,8 @@ class Recipe:
         transform: Parameters of the evaluation transform.
         decoding: Version of the rules by which a file becomes RGB pixels.
         dimension: Numbers in one feature.
-        views: Views of each image.
+        views: How views 1, 2, … of an image are drawn. How many there are is no part of a recipe: a feature does not
+            depend on how many others exist.
         precision: Arithmetic of the base: fp32, bf16 or fp16.
         storage: Number format in the shards: float32 or float16.
         format_version: Version of the cache's own layout.
@@ -37,7 +38,7 @@ class Recipe:
     transform: Mapping[str, Any]
     decoding: int
     dimension: int
-    views: int = 1
+    views: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     storage: str = "float32"
     format_version: int = FORMAT_VERSION
@@ -84,7 +85,7 @@ class Recipe:
                 f"{where} has format version {version}; this manyheads reads version {FORMAT_VERSION}. "
                 "Use the manyheads that wrote it, or extract into a new folder."
             )
-        kinds = {"transform": dict, "decoding": int, "dimension": int, "views": int, "format_version": int}
+        kinds = {"transform": dict, "decoding": int, "dimension": int, "views": dict, "format_version": int}
         for one in fields(cls):
             kind = kinds.get(one.name, str)
             if not isinstance(values.get(one.name), kind):

@@ -1,7 +1,9 @@
-"""A shard: one immutable HDF5 file with the features of up to `SHARD_ROWS` images."""
+"""A shard: one immutable HDF5 file with up to `SHARD_ROWS` features, each of one view of one image."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from cache.recipe import Recipe
 SHARD_ROWS = 128
 KIND = "manyheads shard"
 DIGEST = "S64"  # SHA-256 in hexadecimal; of fixed length, so that HDF5's checksum covers it
+VIEW = "<u2"
 MEND = (
     "Remove what is left of it and run the same `manyheads extract` again: only the images that it held are "
     "computed anew."
@@ -29,11 +32,13 @@ class Shard:
     Attributes:
         path: The file.
         digests: SHA-256 of the image file's bytes, one a row.
+        views: Number of the view, one a row: 0 is the evaluation transform.
         failures: Digest -> reason, of images that were planned for this shard and could not be read.
     """
 
     path: Path
     digests: tuple[str, ...]
+    views: tuple[int, ...]
     failures: Mapping[str, str]
 
 
@@ -41,6 +46,7 @@ def write_shard(
     folder: Path,
     recipe: Recipe,
     digests: Sequence[str],
+    views: Sequence[int],
     features: npt.NDArray[np.floating],
     failures: Mapping[str, str],
 ) -> Shard:
@@ -50,13 +56,15 @@ def write_shard(
         folder: The cache's `shards` folder.
         recipe: The cache's recipe.
         digests: Digest of each row's image, (n,).
+        views: Number of each row's view, (n,), each at most 65535.
         features: (n, D), in any float format; stored in the recipe's.
         failures: Digest -> reason of the planned images that gave no row.
 
     Raises:
         NoRoom: The disk is full or read-only.
     """
-    content = "\n".join([recipe.digest, *digests, *sorted(failures)])
+    rows = (f"{digest} {view}" for digest, view in zip(digests, views, strict=True))
+    content = "\n".join([recipe.digest, *rows, *sorted(failures)])
     path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.h5"
     with composed(path) as file:
         file.attrs["kind"] = KIND
@@ -68,15 +76,12 @@ def write_shard(
             chunks=(1, recipe.dimension) if len(digests) else None,
             fletcher32=bool(digests),
         )
-        file.create_dataset(
-            "digests",
-            data=np.array(digests, dtype=DIGEST),
-            chunks=(len(digests),) if len(digests) else None,
-            fletcher32=bool(digests),
-        )
+        for name, values in (("digests", np.array(digests, dtype=DIGEST)), ("views", np.array(views, dtype=VIEW))):
+            chunks = (len(values),) if len(values) else None
+            file.create_dataset(name, data=values, chunks=chunks, fletcher32=bool(chunks))
         write_strings(file, "failures/digests", list(failures))
         write_strings(file, "failures/reasons", list(failures.values()))
-    return Shard(path, tuple(digests), dict(failures))
+    return Shard(path, tuple(digests), tuple(views), dict(failures))
 
 
 def read_shard(path: Path, recipe: Recipe) -> Shard:
@@ -88,15 +93,41 @@ def read_shard(path: Path, recipe: Recipe) -> Shard:
     with opened(path, MEND) as file:
         if file.attrs.get("kind") != KIND or file.attrs.get("recipe") != recipe.digest:
             raise CacheError(f"{path} is not a shard of this cache's recipe. Remove it, then run `manyheads extract`.")
-        digests = tuple(digest.decode("ascii") for digest in file["digests"][:])
-        if file["features"].shape != (len(digests), recipe.dimension) or file["features"].dtype != recipe.storage:
+        # Interned, since the rows of many views have few different digests.
+        digests = tuple(sys.intern(digest.decode("ascii")) for digest in file["digests"][:])
+        features, numbers = file["features"], file["views"]
+        if features.shape != (len(digests), recipe.dimension) or features.dtype != recipe.storage:
             raise CacheError(
-                f"{path} holds {file['features'].shape} numbers for {len(digests)} images, expected "
+                f"{path} holds {features.shape} numbers for {len(digests)} images, expected "
                 f"{recipe.dimension} each. Remove it, then run `manyheads extract` again."
             )
+        if numbers.shape != (len(digests),) or numbers.dtype != VIEW:
+            raise CacheError(
+                f"{path} holds {numbers.shape} {numbers.dtype} numbers of views for {len(digests)} rows. "
+                "Remove it, then run `manyheads extract` again."
+            )
+        views = tuple(numbers[:].tolist())
         failed = read_strings(file, "failures/digests")
         failures = dict(zip(failed, read_strings(file, "failures/reasons"), strict=True))
-    return Shard(path, digests, failures)
+    return Shard(path, digests, views, failures)
+
+
+def held_views(shards: Iterable[Shard]) -> dict[str, list[int]]:
+    """Return which views of which images shards hold: digest -> numbers of its views, in no order."""
+    held: dict[str, list[int]] = {}
+    for shard in shards:
+        for digest, view in zip(shard.digests, shard.views, strict=True):
+            held.setdefault(digest, []).append(view)
+    return held
+
+
+def complete_views(shards: Iterable[Shard]) -> Counter[str]:
+    """Return how many views of each image there are from view 0 on without a gap: digest -> number."""
+    return Counter({digest: _without_gap(set(views)) for digest, views in held_views(shards).items()})
+
+
+def _without_gap(views: set[int]) -> int:
+    return next(number for number in range(len(views) + 1) if number not in views)
 
 
 def read_rows(shard: Shard, out: npt.NDArray[np.floating]) -> None:

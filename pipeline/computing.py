@@ -1,5 +1,6 @@
 """The computing of features: threads decode ahead of the base, and a shard is written whenever one is full."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from cache import FeatureCache, Recipe
 from cache.shard import SHARD_ROWS
+from pipeline.augmentation import view_of
 from pipeline.decode import decode
 from pipeline.errors import BaseError, UnreadableImage
 from pipeline.image_set import digest_of
@@ -28,8 +31,13 @@ Named = TypeVar("Named")
 Result = TypeVar("Result")
 
 
+# One shard's worth: images in order, each with the numbers of the views that are to be computed of it.
+Plan = list[tuple[str, Sequence[int]]]
+
+
 class _Decoded(NamedTuple):
     digest: str
+    number: int
     tensor: "Tensor | None"
     reason: str
 
@@ -59,7 +67,7 @@ class Computing:
         root: Folder of the image set.
         batch_size: Images in one pass through the base; at most a shard's.
         workers: Threads that decode.
-        progress: Told how many images are done.
+        progress: Told how many features are done.
         clock: Filled with where the time went.
     """
 
@@ -70,30 +78,44 @@ class Computing:
     progress: Progress
     clock: Clock = field(default_factory=Clock)
 
-    def run(self, base: "Base", paths: Mapping[str, str], groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    def run(
+        self,
+        base: "Base",
+        paths: Mapping[str, str],
+        groups: Sequence[Mapping[str, Sequence[int]]],
+        unit: str = "images",
+    ) -> dict[str, str]:
         """Compute and store features, shard by shard.
 
         Args:
             base: The base of the cache's recipe.
             paths: Digest -> path relative to `root`.
-            groups: Digests to compute, in this order; no shard holds images of two groups.
+            groups: Digest -> numbers of the views to compute, in this order; no shard holds rows of two groups.
+            unit: What progress counts: `images`, or `views`.
 
         Returns:
             Digest -> reason, of the images that could not be read.
         """
         failures: dict[str, str] = {}
-        read = partial(_read, self.root, paths, base)
-        plans = [group[start : start + SHARD_ROWS] for group in groups for start in range(0, len(group), SHARD_ROWS)]
-        planned = [digest for plan in plans for digest in plan]
+        plans = [plan for group in groups for plan in cut(group)]
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        read = partial(_read, base)
         try:
-            decoded = ahead(pool, read, planned, 2 * min(self.batch_size, SHARD_ROWS) + self.workers)
-            with self.progress.steps("extracting", len(planned), "images") as advance:
+            # Counted in tensors: of an image with many views no more are made ahead than of as many images.
+            decoded = ahead(pool, read, self._wanted(paths, plans), 2 * min(self.batch_size, SHARD_ROWS) + self.workers)
+            with self.progress.steps("extracting", sum(map(_rows, plans)), unit) as advance:
                 for plan in plans:
-                    failures |= self._shard(base, decoded, len(plan), advance)
+                    failures |= self._shard(base, decoded, _rows(plan), advance)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return failures
+
+    def _wanted(self, paths: Mapping[str, str], plans: Iterable[Plan]) -> Iterator[tuple["_Picture", int]]:
+        for plan in plans:
+            for digest, numbers in plan:
+                picture = _Picture(digest, self.root / paths[digest])
+                for number in numbers:
+                    yield picture, number
 
     def _shard(
         self,
@@ -105,6 +127,7 @@ class Computing:
         import torch
 
         digests: list[str] = []
+        views: list[int] = []
         blocks: list[npt.NDArray[np.float32]] = []
         failures: dict[str, str] = {}
         while left:
@@ -112,14 +135,15 @@ class Computing:
             batch: list[Tensor] = []
             taken = 0
             while left and len(batch) < self.batch_size:
-                image = next(decoded)
+                view = next(decoded)
                 left -= 1
                 taken += 1
-                if image.tensor is None:
-                    failures[image.digest] = image.reason
+                if view.tensor is None:
+                    failures[view.digest] = view.reason
                 else:
-                    digests.append(image.digest)
-                    batch.append(image.tensor)
+                    digests.append(view.digest)
+                    views.append(view.number)
+                    batch.append(view.tensor)
             self.clock.add("decoding", since)
             if batch:
                 since = time.perf_counter()
@@ -130,22 +154,76 @@ class Computing:
             since = time.perf_counter()
             features = np.concatenate(blocks)
             _require_finite(features, digests, self.cache.recipe)
-            self.cache.add_shard(digests, features, failures)
+            self.cache.add_shard(digests, views, features, failures)
             self.clock.add("writing", since)
         return failures
 
 
-def _read(root: Path, paths: Mapping[str, str], base: "Base", digest: str) -> _Decoded:
-    """Decode and transform one image; runs in a decoding thread."""
+class _Picture:
+    """The pixels of one image, decoded once, by the first thread that needs them, and freed with the last one."""
+
+    def __init__(self, digest: str, path: Path) -> None:
+        self.digest = digest
+        self.path = path
+        self._lock = threading.Lock()
+        self._found: Image.Image | UnreadableImage | None = None
+
+    def pixels(self) -> Image.Image:
+        """Return the picture.
+
+        Raises:
+            UnreadableImage: It cannot be read, or is not the one that was listed.
+        """
+        with self._lock:
+            if self._found is None:
+                self._found = self._decoded()
+        if isinstance(self._found, UnreadableImage):
+            raise UnreadableImage(str(self._found))
+        return self._found
+
+    def _decoded(self) -> Image.Image | UnreadableImage:
+        try:
+            data = self.path.read_bytes()
+            if digest_of(data) != self.digest:
+                return UnreadableImage("it was changed while the extraction ran; run the same command again")
+            return decode(data)
+        except OSError as error:
+            return UnreadableImage(error.strerror or str(error))
+        except UnreadableImage as error:
+            return error
+
+
+def _read(base: "Base", wanted: tuple[_Picture, int]) -> _Decoded:
+    """Make the tensor of one view of an image; runs in a decoding thread."""
+    picture, number = wanted
     try:
-        data = (root / paths[digest]).read_bytes()
-        if digest_of(data) != digest:
-            raise UnreadableImage("it was changed while the extraction ran; run the same command again")
-        return _Decoded(digest, base.transform(decode(data)), "")
-    except OSError as error:
-        return _Decoded(digest, None, error.strerror or str(error))
+        return _Decoded(picture.digest, number, view_of(picture.pixels(), picture.digest, number, base.transform), "")
     except UnreadableImage as error:
-        return _Decoded(digest, None, str(error))
+        return _Decoded(picture.digest, number, None, str(error))
+
+
+def cut(group: Mapping[str, Sequence[int]]) -> Iterator[Plan]:
+    """Cut what is to be computed into plans of at most `SHARD_ROWS` features, in order.
+
+    An image with no more views than a shard has rows is in one plan only, so that it is decoded once. Where a plan
+    begins, nothing before it matters: whatever is left after a kill is cut as it would have been.
+    """
+    plan: Plan = []
+    for digest, numbers in group.items():
+        if plan and _rows(plan) + len(numbers) > SHARD_ROWS:
+            yield plan
+            plan = []
+        left = numbers
+        while len(left) > SHARD_ROWS:
+            yield [(digest, left[:SHARD_ROWS])]
+            left = left[SHARD_ROWS:]
+        plan.append((digest, left))
+    if plan:
+        yield plan
+
+
+def _rows(plan: Plan) -> int:
+    return sum(len(numbers) for _, numbers in plan)
 
 
 def ahead(

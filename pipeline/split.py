@@ -125,10 +125,11 @@ def _draw(entries: Sequence[Entry], shares: Sequence[float], seed: int) -> list[
     except ValueError:
         smallest, count = Counter(labels).most_common()[-1]
         asked = "/".join(f"{share:g}" for share in shares)
+        hint = "" if asked == "60/20/20" else " (such as 60/20/20)"
         raise SplitError(
             f"A stratified split of {asked} cannot be drawn from {len(labels)} images of {len(set(labels))} classes: "
             f"every part needs an image of each class, and the smallest, {smallest}, has {count}. Add images, give val "
-            "and test larger shares (such as 60/20/20), or name a CSV."
+            f"and test larger shares{hint}, or name a CSV."
         ) from None
     held.update(dict.fromkeys(train, "train"))
     return [held[row] for row in range(len(entries))]

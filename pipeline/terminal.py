@@ -126,8 +126,9 @@ def duration(seconds: float) -> str:
     """Write a time as a person says it: 0.4 s, 42 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
+    seconds = round(seconds)  # before it is cut up: 119.6 s are two minutes, not one and sixty seconds
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     if seconds < 1e7:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ def cache(tmp_path: Path) -> FeatureCache:
     """Six features in three shards; no index."""
     cache = FeatureCache.create(tmp_path / "cache", RECIPE, {"base": "squeezenet1_1"})
     for first in (0, 2, 4):
-        cache.add_shard([digest(first), digest(first + 1)], rows(6)[first : first + 2], {})
+        cache.add_shard([digest(first), digest(first + 1)], [0, 0], rows(6)[first : first + 2], {})
     return cache
 
 
@@ -75,7 +76,7 @@ def test_features_come_in_the_order_asked(
     path = tmp_path_factory.getbasetemp() / "ordered"
     cache = FeatureCache.create(path, RECIPE, {})
     for part in ([5, 1], [0, 4, 2, 3]):
-        cache.add_shard([digest(n) for n in part], rows(6)[part], {})
+        cache.add_shard([digest(n) for n in part], [0] * len(part), rows(6)[part], {})
     asked = [digest(n) for n in order]
     np.testing.assert_array_equal(cache.read(asked), rows(6)[order])
     out = np.full((len(order), RECIPE.dimension), np.nan, dtype=kind)
@@ -85,7 +86,7 @@ def test_features_come_in_the_order_asked(
 
 def test_a_digest_in_two_shards_is_read_once(cache: FeatureCache) -> None:
     # As two machines make it that extract the same images at the same time.
-    cache.add_shard([digest(1), digest(9)], np.stack([rows(6)[1], rows(6)[0]]), {})
+    cache.add_shard([digest(1), digest(9)], [0, 0], np.stack([rows(6)[1], rows(6)[0]]), {})
     np.testing.assert_array_equal(cache.read([digest(9), digest(1)]), rows(6)[[0, 1]])
 
 
@@ -93,10 +94,63 @@ def test_float16_storage_costs_a_relative_error_of_a_2048th(tmp_path: Path) -> N
     cache = FeatureCache.create(tmp_path / "cache", replace(RECIPE, storage="float16"), {})
     features = np.abs(rows(50)) + 0.01
     digests = [digest(n) for n in range(50)]
-    cache.add_shard(digests, features, {})
+    cache.add_shard(digests, [0] * 50, features, {})
     read = cache.read(digests)
     assert read.dtype == np.float32
     np.testing.assert_allclose(read, features, rtol=2**-11, atol=0)
+
+
+def keyed(number: int, view: int) -> npt.NDArray[np.float32]:
+    return rows(1, seed=1000 * number + view).reshape(-1)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_views_come_in_the_order_asked_however_they_lie_in_shards(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    cache = FeatureCache.create(tmp_path_factory.mktemp("views"), RECIPE, {})
+    keys = data.draw(st.permutations([(number, view) for number in range(3) for view in range(4)]))
+    for start in range(0, 12, size := data.draw(st.integers(1, 12))):
+        part = keys[start : start + size]
+        features = np.stack([keyed(number, view) for number, view in part])
+        cache.add_shard([digest(number) for number, _ in part], [view for _, view in part], features, {})
+    asked = data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=20))
+    read: list[int] = []
+    found = cache.read([digest(number) for number, _ in asked], advance=read.append, views=[view for _, view in asked])
+    np.testing.assert_array_equal(found, np.stack([keyed(number, view) for number, view in asked]))
+    assert sum(read) == len(asked)
+    touched = {keys.index(key) // size for key in asked}
+    assert len(read) == len(touched)  # one piece of news a shard: each is read once
+    assert cache.views() == {digest(number): 4 for number in range(3)}
+
+
+def test_view_0_is_read_where_none_is_named(cache: FeatureCache) -> None:
+    cache.add_shard([digest(0), digest(0)], [1, 2], rows(2, seed=1), {})
+    np.testing.assert_array_equal(cache.read([digest(0), digest(1)]), rows(6)[:2])
+    numbers = np.array([2, 0, 1])  # as a generator of random numbers gives them
+    expected = np.stack([rows(2, seed=1)[1], rows(6)[0], rows(2, seed=1)[0]])
+    np.testing.assert_array_equal(cache.read([digest(0)] * 3, views=numbers), expected)
+    with pytest.raises(ValueError, match="shorter"):
+        cache.read([digest(0), digest(1)], views=[0])
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ([(0, 1), (0, 2), (1, 1), (1, 2)], r"lacks view 2 of 1 of 2 images\. Run .*--views 3` .*--split"),
+        ([(0, 1), (1, 3), (2, 2), (2, 1)], r"lacks views 1 to 3 of 2 of 3 images\. Run .*--views 4` "),
+        ([(2, 9), (1, 2), (0, 0)], r"lacks 2 views between 2 and 9 of 2 of 2 images\. Run .*--views 10` .* is kept"),
+        ([(7, 0), (2, 9), (0, 0)], r"lacks the features of 1 of 2 images: a shard was removed"),
+    ],
+)
+def test_views_that_are_not_there_are_refused_with_the_way_to_them(
+    cache: FeatureCache, keys: list[tuple[int, int]], said: str
+) -> None:
+    cache.add_shard([digest(0), digest(0), digest(1)], [1, 2, 1], rows(3), {})
+    with pytest.raises(CacheError, match=said) as refused:
+        cache.read([digest(number) for number, _ in keys], views=[view for _, view in keys])
+    assert str(cache.path) in str(refused.value)
 
 
 def test_what_is_not_there_is_refused_with_figures(cache: FeatureCache) -> None:
@@ -119,7 +173,7 @@ def test_a_damaged_or_foreign_shard_is_refused_by_name(cache: FeatureCache, tmp_
             file["features"] = rows(2)
     else:
         other = FeatureCache.create(tmp_path / "other", replace(RECIPE, base="resnet18"), {})
-        shutil.copy(other.add_shard([digest(2), digest(3)], rows(2), {}).path, path)
+        shutil.copy(other.add_shard([digest(2), digest(3)], [0, 0], rows(2), {}).path, path)
     with pytest.raises(CacheError, match=f"{path} is (damaged|not a shard of this cache's recipe)"):
         cache.read([digest(n) for n in range(6)])
     path.unlink()

@@ -39,7 +39,7 @@ def cache(tmp_path: Path) -> FeatureCache:
     """Six features in three shards, and an index of five of them, in another order, one of them twice."""
     cache = FeatureCache.create(tmp_path / "cache", RECIPE, {})
     for first in (0, 2, 4):
-        cache.add_shard([digest(first), digest(first + 1)], rows(6)[first : first + 2], {})
+        cache.add_shard([digest(first), digest(first + 1)], [0, 0], rows(6)[first : first + 2], {})
     order = [digest(n) for n in (3, 0, 1, 2, 5, 0)]
     cache.write_index(index_of(order, ["b", "b", "a", "c", "a", "c"]))
     return cache
@@ -115,7 +115,10 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObjec
     cut = data.draw(st.integers(0, len(held)))
     features = rows(21)
     for part in (held[:cut], held[cut:]):
-        cache.add_shard([digest(n) for n in part], features[part], {})
+        # A view of the same image follows each row, which the index must pass over.
+        twice = [n for n in part for _ in range(2)]
+        both = np.stack([features[part], -features[part]], axis=1).reshape(-1, recipe.dimension)
+        cache.add_shard([digest(n) for n in twice], [0, 7] * len(part), both, {})
     order = data.draw(st.lists(st.sampled_from(held), min_size=1, max_size=20))
     entries = tuple(
         Entry(data.draw(text), data.draw(text), digest(n), data.draw(st.sampled_from(["", "train"]))) for n in order
@@ -151,18 +154,31 @@ def test_parts_are_stored_where_the_image_set_came_split(cache: FeatureCache) ->
 def test_more_classes_than_an_attribute_held_before_hdf5_1_8(tmp_path: Path) -> None:
     count = 5_000
     labels = [f"class {number:05d}" for number in range(count)]
-    shard = Shard(tmp_path / "shards" / "one.h5", (digest(0),), {})
+    shard = Shard(tmp_path / "shards" / "one.h5", (digest(0),), (0,), {})
     write_index(tmp_path / "index.h5", index_of([digest(0)] * count, labels), RECIPE, [shard])
     assert read_index(tmp_path / "index.h5").classes == tuple(labels)
 
 
-def test_the_first_of_two_equal_digests_is_used(tmp_path: Path) -> None:
-    shards = [Shard(tmp_path / "a.h5", ("x", "y"), {}), Shard(tmp_path / "b.h5", ("y", "z"), {})]
-    assert places(shards) == {"x": (0, 0), "y": (0, 1), "z": (1, 1)}
+def test_a_place_is_that_of_digest_and_view_and_the_first_of_two_equal_ones(tmp_path: Path) -> None:
+    shards = [
+        Shard(tmp_path / "a.h5", ("x", "y", "y"), (0, 0, 1), {}),
+        Shard(tmp_path / "b.h5", ("y", "z", "x"), (0, 1, 2), {}),
+    ]
+    every = {("x", 0): (0, 0), ("y", 0): (0, 1), ("y", 1): (0, 2), ("z", 1): (1, 1), ("x", 2): (1, 2)}
+    assert places(shards, [*every, ("z", 0)]) == every
+    assert places(shards, [("y", 0)]) == {("y", 0): (0, 1)}
 
 
 def test_an_index_of_what_no_shard_holds_is_not_written(cache: FeatureCache) -> None:
     before = cache.index()
+    with pytest.raises(CacheError, match="lacks the features of 1 of 2 images"):
+        cache.write_index(index_of([digest(0), digest(99)], ["a", "b"]))
+    assert cache.index() == before
+
+
+def test_other_views_are_no_features_of_the_index(cache: FeatureCache) -> None:
+    before = cache.index()
+    cache.add_shard([digest(99)], [1], rows(1), {})
     with pytest.raises(CacheError, match="lacks the features of 1 of 2 images"):
         cache.write_index(index_of([digest(0), digest(99)], ["a", "b"]))
     assert cache.index() == before
@@ -205,7 +221,7 @@ def test_other_files_are_refused(cache: FeatureCache) -> None:
 def test_an_index_of_another_recipe_is_refused(cache: FeatureCache) -> None:
     recipe = replace(RECIPE, precision="bf16")
     other = FeatureCache.create(cache.path.with_name("other"), recipe, {})
-    other.add_shard([digest(0)], rows(1), {})
+    other.add_shard([digest(0)], [0], rows(1), {})
     other.write_index(replace(index_of([digest(0)], ["a"]), recipe_digest=recipe.digest))
     shutil.copy(other.path / "index.h5", cache.path)
     with pytest.raises(CacheError, match=f"belongs to recipe {recipe.digest[:12]}…, but .* is {RECIPE.digest[:12]}…"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cache.errors import CacheError
 from cache.recipe import Recipe
-from cache.shard import Shard, read_rows, read_shard, write_shard
+from cache.shard import Shard, complete_views, held_views, read_rows, read_shard, write_shard
 
 RECIPE = Recipe("squeezenet1_1", "a" * 64, {"crop": 224}, decoding=1, dimension=32, weights="random:0")
 
@@ -39,31 +39,33 @@ def content(shard: Shard, recipe: Recipe = RECIPE) -> npt.NDArray[np.floating]:
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Shard:
-    """Four rows and one failure."""
-    return write_shard(tmp_path, RECIPE, [digest(n) for n in range(4)], rows(4), {digest(4): "the file is empty"})
+    """Four rows, two of them views of one image, and one failure."""
+    digests = [digest(0), digest(1), digest(1), digest(2)]
+    return write_shard(tmp_path, RECIPE, digests, [0, 0, 300, 65535], rows(4), {digest(4): "the file is empty"})
 
 
 names = st.integers(0, 99).map(digest)
 
 
 @given(
-    digests=st.lists(names, max_size=5, unique=True),
+    keys=st.lists(st.tuples(names, st.integers(0, 65535)), max_size=5, unique=True),
     failures=st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))),
     seed=st.integers(0, 9),
     storage=st.sampled_from(["float32", "float16"]),
 )
 def test_round_trip(
     tmp_path_factory: pytest.TempPathFactory,
-    digests: Sequence[str],
+    keys: Sequence[tuple[str, int]],
     failures: dict[str, str],
     seed: int,
     storage: str,
 ) -> None:
     recipe = replace(RECIPE, storage=storage)
-    features = rows(len(digests), seed)
-    written = write_shard(tmp_path_factory.getbasetemp() / "shards", recipe, digests, features, failures)
+    digests, views = [name for name, _ in keys], [view for _, view in keys]
+    features = rows(len(keys), seed)
+    written = write_shard(tmp_path_factory.getbasetemp() / "shards", recipe, digests, views, features, failures)
     again = read_shard(written.path, recipe)
-    assert again == written == Shard(written.path, tuple(digests), failures)
+    assert again == written == Shard(written.path, tuple(digests), tuple(views), failures)
     assert content(again, recipe).dtype == storage
     np.testing.assert_array_equal(content(again, recipe), features.astype(storage))
 
@@ -73,7 +75,9 @@ def test_a_shard_opens_with_plain_h5py(shard: Shard) -> None:
         np.testing.assert_array_equal(file["features"][:], rows(4))
         assert file["features"].chunks == (1, RECIPE.dimension)  # any row costs one read
         assert file["features"].fletcher32
-        assert file["digests"][:].tolist() == [digest(n).encode() for n in range(4)]
+        assert file["digests"][:].tolist() == [digest(n).encode() for n in (0, 1, 1, 2)]
+        assert file["views"][:].tolist() == [0, 0, 300, 65535]
+        assert (file["views"].dtype, file["views"].fletcher32) == (np.uint16, True)
         assert file.attrs["recipe"] == RECIPE.digest
 
 
@@ -82,15 +86,18 @@ def test_float16_halves_the_room(tmp_path: Path) -> None:
     for storage in ("float32", "float16"):
         recipe = replace(RECIPE, storage=storage, dimension=25088)
         features = np.ones((20, 25088), dtype=np.float32)
-        path = write_shard(tmp_path, recipe, [digest(n) for n in range(20)], features, {}).path
+        path = write_shard(tmp_path, recipe, [digest(n) for n in range(20)], [0] * 20, features, {}).path
         sizes[storage] = path.stat().st_size
     assert 20 * 25088 * 4 <= sizes["float32"] < 20 * 25088 * 4 * 1.01
     assert 20 * 25088 * 2 <= sizes["float16"] < 20 * 25088 * 2 * 1.01
 
 
 def test_the_name_says_what_is_in_it(tmp_path: Path) -> None:
-    def name(digests: Sequence[str], failures: dict[str, str], recipe: Recipe = RECIPE) -> str:
-        return write_shard(tmp_path, recipe, digests, rows(len(digests)), failures).path.name
+    def name(
+        digests: Sequence[str], failures: dict[str, str], recipe: Recipe = RECIPE, views: Sequence[int] = (0, 0)
+    ) -> str:
+        views = views[: len(digests)]
+        return write_shard(tmp_path, recipe, digests, views, rows(len(digests)), failures).path.name
 
     one = name([digest(1), digest(2)], {digest(3): "empty"})
     others = [
@@ -98,8 +105,10 @@ def test_the_name_says_what_is_in_it(tmp_path: Path) -> None:
         name([digest(1), digest(2)], {}),
         name([digest(1)], {digest(2): "empty", digest(3): "empty"}),
         name([digest(1), digest(2)], {digest(3): "empty"}, replace(RECIPE, precision="bf16")),
+        name([digest(1), digest(2)], {digest(3): "empty"}, views=[0, 1]),
+        name([digest(1), digest(2)], {digest(3): "empty"}, views=[1, 0]),
     ]
-    assert len({one, *others}) == 5
+    assert len({one, *others}) == 7
     assert name([digest(1), digest(2)], {digest(3): "another reason"}) == one
 
 
@@ -118,10 +127,11 @@ def test_a_flipped_bit_in_any_row_is_refused(shard: Shard) -> None:
     np.testing.assert_array_equal(content(shard), rows(4))
 
 
-def test_a_flipped_bit_in_the_digests_is_refused(shard: Shard) -> None:
+def test_a_flipped_bit_in_the_digests_or_views_is_refused(shard: Shard) -> None:
     whole = shard.path.read_bytes()
     first = whole.index("".join(shard.digests).encode())
-    for position in range(first, first + 4 * 64, 5):
+    views = whole.index(np.array(shard.views, dtype="<u2").tobytes())
+    for position in (*range(first, first + 4 * 64, 5), *range(views, views + 4 * 2)):
         flip(shard.path, whole, position)
         with pytest.raises(CacheError, match="is damaged"):
             read_shard(shard.path, RECIPE)
@@ -151,6 +161,37 @@ def test_other_files_are_refused(tmp_path: Path, shard: Shard) -> None:
     for other in (replace(RECIPE, precision="bf16"), replace(RECIPE, dimension=33)):
         with pytest.raises(CacheError, match="is not a shard of this cache's recipe"):
             read_shard(shard.path, other)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3, np.uint16), np.zeros(4, np.int64), np.zeros((4, 1), np.uint16)])
+def test_a_shard_whose_views_do_not_fit_is_refused(shard: Shard, wrong: npt.NDArray[np.integer]) -> None:
+    with h5py.File(shard.path, "a") as file:
+        del file["views"]
+        file["views"] = wrong
+    with pytest.raises(CacheError, match=rf"holds \({len(wrong)},.*\) {wrong.dtype} numbers of views for 4 rows"):
+        read_shard(shard.path, RECIPE)
+    with h5py.File(shard.path, "a") as file:
+        del file["views"]
+    with pytest.raises(CacheError, match="is damaged"):
+        read_shard(shard.path, RECIPE)
+
+
+@pytest.mark.parametrize("views", [[0], [0, 1, 2], [0, -1], [0, 65536]])
+def test_views_that_no_shard_can_hold_are_not_written(tmp_path: Path, views: list[int]) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        write_shard(tmp_path, RECIPE, [digest(0), digest(1)], views, rows(2), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_shards_hold_of_each_image() -> None:
+    one = Shard(Path("a.h5"), ("x", "x", "y", "z"), (0, 1, 0, 1), {})
+    two = Shard(Path("b.h5"), ("x", "x", "y"), (4, 2, 0), {"w": "empty"})
+    held = held_views([one, two])
+    assert {name: sorted(views) for name, views in held.items()} == {"x": [0, 1, 2, 4], "y": [0, 0], "z": [1]}
+    complete = complete_views([one, two])
+    assert complete == {"x": 3, "y": 1, "z": 0}
+    assert complete["w"] == 0
+    assert complete_views([]) == {}
 
 
 def test_a_shard_whose_parts_do_not_fit_is_refused(shard: Shard) -> None:
@@ -186,7 +227,7 @@ folder = Path(sys.argv[1])
 for limit in range(0, 200_000, 3_333):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        path = write_shard(folder, RECIPE, [digest(n) for n in range(1000)], rows(1000), {}).path
+        path = write_shard(folder, RECIPE, [digest(n) for n in range(1000)], [0] * 1000, rows(1000), {}).path
     except NoRoom:
         assert not list(folder.iterdir()), list(folder.iterdir())
     else:
@@ -207,7 +248,7 @@ def test_a_full_disk_at_any_point_leaves_nothing_and_says_nothing_else(tmp_path:
 def test_threads_may_write_at_the_same_time(tmp_path: Path) -> None:
     plans = [[digest(10 * plan + n) for n in range(8)] for plan in range(8)] * 2
     with ThreadPoolExecutor(8) as pool:
-        written = list(pool.map(lambda digests: write_shard(tmp_path, RECIPE, digests, rows(8), {}), plans))
+        written = list(pool.map(lambda digests: write_shard(tmp_path, RECIPE, digests, range(8), rows(8), {}), plans))
     for shard in written:
         np.testing.assert_array_equal(content(read_shard(shard.path, RECIPE)), rows(8))
     assert len(list(tmp_path.iterdir())) == 8

@@ -1,14 +1,17 @@
 """Decoding ahead keeps order and memory; a shard holds what it says; nothing infinite is stored."""
 
+import gc
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -16,9 +19,11 @@ from torchvision import models
 
 from cache import FeatureCache
 from cache.shard import SHARD_ROWS
+from pipeline.augmentation import view_of
 from pipeline.base import Base, load_base
-from pipeline.computing import Clock, Computing, _Decoded, ahead
-from pipeline.errors import BaseError
+from pipeline.computing import Clock, Computing, _Decoded, _Picture, ahead, cut
+from pipeline.decode import decode
+from pipeline.errors import BaseError, UnreadableImage
 from pipeline.extraction import extract
 from pipeline.image_set import digest_of
 from pipeline.progress import Silent
@@ -30,14 +35,21 @@ class Counted(Silent):
 
     def __init__(self) -> None:
         self.done = self.total = 0
+        self.told: list[int] = []
 
     @contextmanager
     def steps(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         def advance(done: int) -> None:
             self.done += done
+            self.told.append(done)
 
         self.total = total
         yield advance
+
+
+def plain(*digests: str) -> dict[str, Sequence[int]]:
+    """View 0 of images."""
+    return dict.fromkeys(digests, (0,))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +79,7 @@ def test_order_is_kept_and_at_most_depth_are_ahead(digests: list[str], depth: in
         nonlocal started
         with lock:
             started += 1
-        return _Decoded(digest, None, digest.upper())
+        return _Decoded(digest, 0, None, digest.upper())
 
     with ThreadPoolExecutor(workers) as pool:
         taken: list[str] = []
@@ -76,6 +88,39 @@ def test_order_is_kept_and_at_most_depth_are_ahead(digests: list[str], depth: in
             assert started <= len(taken) - 1 + depth
             assert image.reason == image.digest.upper()
     assert taken == digests
+
+
+wanted = st.dictionaries(
+    st.text("abcdefgh", min_size=1, max_size=3),
+    st.lists(st.integers(0, 999), min_size=1, max_size=300, unique=True).map(sorted),
+    max_size=25,
+)
+
+
+@settings(max_examples=200)
+@given(wanted)
+def test_plans_hold_everything_in_order_and_an_image_whole_where_it_fits(group: dict[str, list[int]]) -> None:
+    plans = list(cut(group))
+    rows = [[(digest, number) for digest, numbers in plan for number in numbers] for plan in plans]
+    assert [row for plan in rows for row in plan] == [(d, number) for d, numbers in group.items() for number in numbers]
+    assert all(1 <= len(plan) <= SHARD_ROWS for plan in rows)
+    for digest, numbers in group.items():
+        assert sum(digest in dict(plan) for plan in plans) == -(-len(numbers) // SHARD_ROWS)
+    # No plan is half empty where the next image would have fitted.
+    assert all(len(one) + len(two[0][1]) > SHARD_ROWS for one, two in zip(rows, plans[1:], strict=False))
+
+
+@settings(max_examples=100)
+@given(wanted)
+def test_what_is_left_after_any_plan_is_cut_as_it_would_have_been(group: dict[str, list[int]]) -> None:
+    plans = list(cut(group))
+    left = {digest: set(numbers) for digest, numbers in group.items()}
+    for number, plan in enumerate(plans):
+        for digest, done in plan:
+            left[digest] -= set(done)
+        assert (
+            list(cut({digest: sorted(numbers) for digest, numbers in left.items() if numbers})) == plans[number + 1 :]
+        )
 
 
 def test_shares_add_up_to_one() -> None:
@@ -95,7 +140,7 @@ def test_a_file_that_changed_or_went_since_it_was_listed_has_no_feature(
     whole, changed, gone = list(paths)[:3]
     listed = {whole: paths[whole], changed: paths[whole], gone: "beach/gone.png"}
     heard = Counted()
-    failures = Computing(empty, drawn, 2, 2, heard).run(base, listed, [[whole, changed, gone]])
+    failures = Computing(empty, drawn, 2, 2, heard).run(base, listed, [plain(whole, changed, gone)])
     assert failures == {
         changed: "it was changed while the extraction ran; run the same command again",
         gone: "No such file or directory",
@@ -107,15 +152,15 @@ def test_a_file_that_changed_or_went_since_it_was_listed_has_no_feature(
 
 def test_no_shard_is_written_for_nothing(drawn: Path, base: Base, empty: FeatureCache) -> None:
     computing = Computing(empty, drawn, 2, 2, Counted())
-    assert computing.run(base, {}, [[], []]) == {}
-    assert computing.run(base, {"a" * 64: "beach/gone.png"}, [["a" * 64]]).keys() == {"a" * 64}
+    assert computing.run(base, {}, [{}, {}]) == {}
+    assert computing.run(base, {"a" * 64: "beach/gone.png"}, [{"a" * 64: [0, 1]}]).keys() == {"a" * 64}
     assert empty.shards() == []
 
 
 def test_groups_share_no_shard(drawn: Path, base: Base, empty: FeatureCache, paths: dict[str, str]) -> None:
     digests = list(paths)
     assert len(digests) < SHARD_ROWS
-    assert Computing(empty, drawn, 4, 1, Counted()).run(base, paths, (digests[:5], digests[5:7])) == {}
+    assert Computing(empty, drawn, 4, 1, Counted()).run(base, paths, (plain(*digests[:5]), plain(*digests[5:7]))) == {}
     assert {shard.digests for shard in empty.shards()} == {tuple(digests[:5]), tuple(digests[5:7])}
 
 
@@ -124,11 +169,106 @@ def test_the_same_images_in_batches_of_another_size(
 ) -> None:
     some = list(paths)[:5]
     clock = Clock()
-    Computing(empty, drawn, 3, 2, Counted(), clock).run(base, paths, [some])
+    Computing(empty, drawn, 3, 2, Counted(), clock).run(base, paths, [plain(*some)])
     expected = FeatureCache.open(extracted).read(some)
     assert np.abs(empty.read(some) - expected).max() <= 1e-5 * np.abs(expected).max()
     assert set(clock.shares()) == {"base", "decoding", "writing"}
     assert clock.shares()["base"] > 0
+
+
+def test_features_of_views_are_those_of_their_tensors(
+    drawn: Path, base: Base, empty: FeatureCache, paths: dict[str, str]
+) -> None:
+    one, two, three = list(paths)[:3]
+    heard = Counted()
+    group = {one: [1, 2, 3], two: [2, 9], three: [1, 2, 3, 4]}
+    Computing(empty, drawn, 4, 2, heard).run(base, paths, [group], "views")
+    assert heard.told == [4, 4, 1]  # batches are full across images
+    (shard,) = empty.shards()
+    keys = [(digest, number) for digest, numbers in group.items() for number in numbers]
+    assert list(zip(shard.digests, shard.views, strict=True)) == keys
+    tensors = [view_of(decode((drawn / paths[d]).read_bytes()), d, number, base.transform) for d, number in keys]
+    expected = base.features(torch.stack(tensors))
+    found = empty.read(shard.digests, views=shard.views)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert len(np.unique(found, axis=0)) == len(keys)
+
+
+opened: list[str] = []
+
+
+def _note_opening(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and str(arguments[0]).endswith(".png"):
+        opened.append(str(arguments[0]))
+
+
+def test_an_image_is_read_once_for_all_its_views(
+    drawn: Path, base: Base, empty: FeatureCache, paths: dict[str, str]
+) -> None:
+    some = list(paths)[:4]
+    sys.addaudithook(_note_opening)
+    opened.clear()
+    Computing(empty, drawn, 3, 3, Counted()).run(base, paths, [dict.fromkeys(some, range(1, 8))], "views")
+    assert sorted(opened) == sorted(str(drawn / paths[digest]) for digest in some)
+
+
+@pytest.mark.parametrize("views", [1, 6])
+def test_tensors_and_pictures_ahead_are_few_however_many_views_there_are(
+    drawn: Path, base: Base, empty: FeatureCache, paths: dict[str, str], views: int
+) -> None:
+    side, batch, workers = base.transform.crop_size, 2, 3
+
+    class Watching(Counted):
+        """Counts what is alive whenever a batch is done, when threads have had the time to go as far as they may."""
+
+        most_tensors = most_pictures = 0
+
+        @contextmanager
+        def steps(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+            def advance(done: int) -> None:
+                alive = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, _Picture)]
+                tensors = sum(type(thing) is torch.Tensor and thing.shape == (3, side, side) for thing in alive)
+                pictures = sum(type(thing) is _Picture and thing._found is not None for thing in alive)
+                self.most_tensors = max(self.most_tensors, tensors)
+                self.most_pictures = max(self.most_pictures, pictures)
+
+            yield advance
+
+    watching = Watching()
+    some = dict.fromkeys(list(paths)[: 30 // views], range(1, views + 1))
+    Computing(empty, drawn, batch, workers, watching).run(base, paths, [some], "views")
+    # The batch that was just computed, two batches ahead, one tensor a thread, and what is taking shape in a thread.
+    assert batch < watching.most_tensors <= batch + 2 * batch + workers + 3 * workers
+    assert 1 <= watching.most_pictures <= workers + 1
+
+
+def test_pixels_are_decoded_once_and_reasons_are_told_to_all_who_ask(drawn: Path, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes((drawn / "beach" / "beach00.png").read_bytes())
+    picture = _Picture(digest_of(path.read_bytes()), path)
+    first = picture.pixels()
+    path.unlink()
+    assert picture.pixels() is first
+    absent = _Picture(picture.digest, path)
+    for _ in range(2):
+        with pytest.raises(UnreadableImage, match="No such file"):
+            absent.pixels()
+        path.write_bytes((drawn / "beach" / "beach00.png").read_bytes())
+
+
+def test_an_image_that_went_loses_all_its_views_and_no_others(
+    drawn: Path, base: Base, empty: FeatureCache, paths: dict[str, str]
+) -> None:
+    whole, gone, last = list(paths)[:3]
+    listed = {whole: paths[whole], gone: "beach/gone.png", last: paths[last]}
+    heard = Counted()
+    failures = Computing(empty, drawn, 2, 2, heard).run(
+        base, listed, [{whole: [1, 2], gone: [1, 2, 3], last: [5]}], "views"
+    )
+    assert failures == {gone: "No such file or directory"}
+    (shard,) = empty.shards()
+    assert (shard.digests, shard.views, shard.failures) == ((whole, whole, last), (1, 2, 5), failures)
+    assert heard.done == heard.total == 6
 
 
 @pytest.mark.parametrize(("store", "factor"), [("float16", 1e6), ("float32", 1e38)])

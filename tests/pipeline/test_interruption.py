@@ -33,13 +33,18 @@ def write_images(root: Path, count: int, broken: bool) -> Path:
     return root
 
 
-def start(images: Path, cache: Path) -> "subprocess.Popen[str]":
+def start(images: Path, cache: Path, *more: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "cli.py", "extract", str(images), str(cache), "--on-error", "skip"]
     # The fastest base; one thread, so that sums are added in the same order whatever else the machine does.
     options = ["--base", "shufflenet_v2_x0_5", "--weights", "random:0", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *options], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, *options, *more],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -88,13 +93,41 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, count: int, broken: boo
         assert not (cache / "index.h5").exists() or shards(cache) == expected
     said = finish(start(images, cache))
     assert f"{count - 2 * broken} images of 2 classes" in said
-    assert shards(cache) == expected
-    assert unfinished(cache) == []
-    with h5py.File(cache / "index.h5") as found, h5py.File(tmp_path / "undisturbed" / "index.h5") as undisturbed:
-        assert np.array_equal(found["features"][:], undisturbed["features"][:])
-        for name in ("labels", "paths", "digests", "skipped/paths", "skipped/reasons"):
-            assert np.array_equal(found[name][:], undisturbed[name][:])
+    assert_same(cache, tmp_path / "undisturbed")
     assert len(FeatureCache.open(cache).index().skipped) == 2 * broken
+
+
+@pytest.mark.slow
+def test_killed_among_the_views_it_goes_on(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 60, broken=True)
+    finish(start(images, tmp_path / "undisturbed", "--views", "5"))
+    expected = shards(tmp_path / "undisturbed")
+    assert len(expected) == 3  # 58 features; then four views of 32 images, and of 26
+
+    cache = tmp_path / "cache"
+    moments = random.Random(0)
+    for pattern in ("[!.]*.h5", ".*.h5.*.tmp"):  # when the first shard is there, and in the midst of writing the next
+        process = start(images, cache, "--views", "5")
+        await_that(cache / "shards", pattern, process)
+        time.sleep(moments.uniform(0, 0.01))
+        process.kill()
+        process.wait()
+        assert shards(cache).items() <= expected.items()
+        assert not (cache / "index.h5").exists() or shards(cache) == expected
+    said = finish(start(images, cache, "--views", "5"))
+    assert "58 images of 2 classes" in said
+    assert "5 views of 58 images" in said
+    assert_same(cache, tmp_path / "undisturbed")
+    assert set(FeatureCache.open(cache).views().values()) == {5}
+
+
+def assert_same(cache: Path, undisturbed: Path) -> None:
+    assert shards(cache) == shards(undisturbed)
+    assert unfinished(cache) == []
+    with h5py.File(cache / "index.h5") as found, h5py.File(undisturbed / "index.h5") as expected:
+        assert np.array_equal(found["features"][:], expected["features"][:])
+        for name in ("labels", "paths", "digests", "skipped/paths", "skipped/reasons"):
+            assert np.array_equal(found[name][:], expected[name][:])
 
 
 def test_an_interrupt_ends_it_with_the_work_kept(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_durations() -> None:
         "2 h 5 min",
         "a long time",
     ]
+    assert [duration(seconds) for seconds in (59.7, 119.6, 3599.8)] == ["1 min 0 s", "2 min 0 s", "1 h 0 min"]
 
 
 def test_a_reader_that_left_is_no_failure(nobody: int) -> None:

@@ -1,0 +1,90 @@
+"""What an extraction was asked for: the recipe that follows from it, and the cache of that recipe.
+
+torch is imported only when the base itself is needed: whether a cache fits is mostly known without it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache import FeatureCache, Recipe
+from cache.feature_cache import is_cache
+from cache.recipe import mismatch
+from pipeline.augmentation import AUGMENTATION, AUGMENTATION_VERSION
+from pipeline.decode import DECODE_VERSION
+from pipeline.progress import Progress
+from pipeline.weights import WeightsSource
+from pipeline.weights import fingerprint as weights_fingerprint
+
+if TYPE_CHECKING:
+    from pipeline.base import Base
+
+
+class Order:
+    """What was asked for; the base is loaded when it is first needed."""
+
+    def __init__(
+        self, base: str, weights: WeightsSource, transform_of: str | None, precision: str, store: str, device: str
+    ) -> None:
+        self.named = {"base": base, "precision": precision, "storage": store}
+        self.weights = weights
+        self.transform_of = transform_of
+        self.device = device
+        self._base: Base | None = None
+
+    def made_from(self) -> dict[str, str]:
+        """Everything that determines the recipe and can be known without torch."""
+        return {
+            **self.named,
+            "transform_of": self.transform_of or "the weights' own",
+            "decoding": str(DECODE_VERSION),
+            "views": str(AUGMENTATION_VERSION),
+            **weights_fingerprint(self.weights, self.named["base"]),
+        }
+
+    def base(self, progress: Progress) -> "Base":
+        """Load the base, once."""
+        if self._base is None:
+            from pipeline.base import load_base
+
+            progress.note(f"loading {self.named['base']} with weights {self.weights}")
+            self._base = load_base(
+                self.named["base"],
+                self.weights,
+                transform_of=self.transform_of,
+                precision=self.named["precision"],
+                device=self.device,
+                progress=progress,
+            )
+        return self._base
+
+    def recipe(self, progress: Progress) -> Recipe:
+        """Make the recipe; this loads the base."""
+        base = self.base(progress)
+        weights = str(Path(self.weights.detail).absolute()) if self.weights.kind == "file" else str(self.weights)
+        return Recipe(
+            base=base.name,
+            weights_digest=base.weights_digest,
+            transform=base.transform.as_dict(),
+            decoding=DECODE_VERSION,
+            dimension=base.dimension,
+            views=AUGMENTATION.as_dict(),
+            precision=self.named["precision"],
+            storage=self.named["storage"],
+            weights=weights,
+        )
+
+
+def open_cache(path: Path, order: Order, progress: Progress) -> FeatureCache:
+    """Open or make the cache, and refuse one of another recipe; torch stays out where the answer is known."""
+    if is_cache(path):
+        held = FeatureCache.open(path)
+        plain = {name: (getattr(held.recipe, name), asked) for name, asked in order.named.items()}
+        differing = {name: pair for name, pair in plain.items() if pair[0] != pair[1]}
+        if differing:
+            raise mismatch(differing, path)
+        if held.made_from == order.made_from():
+            held.clean()
+            return held
+    cache = FeatureCache.create(path, order.recipe(progress), order.made_from())
+    cache.clean()
+    return cache
