@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.environment import machine, versions
+from pipeline.environment import machine, native_precisions, versions
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,9 @@ def diagnose() -> Diagnosis:
     import torch
 
     processor = str(machine()["processor"])
-    devices, precisions = {"cpu": processor}, {"cpu": _cpu_precisions()}
+    devices = {"cpu": processor}
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        name = f"cuda:{number}"
-        devices[name] = torch.cuda.get_device_name(number)
-        newer = torch.cuda.get_device_capability(number) >= (8, 0)
-        precisions[name] = ["fp32", "fp16", *(["bf16"] if newer else [])]
+        devices[f"cuda:{number}"] = torch.cuda.get_device_name(number)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return Diagnosis(
         versions=versions(),
@@ -53,23 +50,10 @@ def diagnose() -> Diagnosis:
         memory_free=_memory_free(),
         disk_free={name: shutil.disk_usage(name).free for name in (str(Path.cwd()), tempfile.gettempdir())},
         devices=devices,
-        precisions=precisions,
+        precisions={name: native_precisions(name) for name in devices},
         weights_folder=str(folder),
         weights=_weights(folder),
     )
-
-
-def _cpu_precisions() -> list[str]:
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
-    except OSError:
-        flags = set()
-    native = ["fp32"]
-    if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
-        native.append("bf16")
-    if flags & {"avx512_fp16", "amx_fp16", "asimdhp"}:
-        native.append("fp16")
-    return native
 
 
 def _memory_free() -> int | None:

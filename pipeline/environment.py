@@ -42,6 +42,29 @@ def machine() -> dict[str, str | int]:
     return {"processor": _processor(), "cores": os.cpu_count() or 1, "system": platform.platform()}
 
 
+def native_precisions(device: str) -> list[str]:
+    """Return the arithmetic that a device has of its own: `fp32`, and `bf16` and `fp16` where it is fast.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:1`.
+    """
+    if device != "cpu":
+        import torch
+
+        newer = torch.cuda.get_device_capability(device) >= (8, 0)
+        return ["fp32", "fp16", *(["bf16"] if newer else [])]
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        flags = set()
+    native = ["fp32"]
+    if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+        native.append("bf16")
+    if flags & {"avx512_fp16", "amx_fp16", "asimdhp"}:
+        native.append("fp16")
+    return native
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

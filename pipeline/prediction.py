@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.computing import ahead
 from pipeline.decode import DECODE_VERSION, EXTENSIONS, decode
 from pipeline.errors import ImageSetError, RunError, UnreadableImage, UnreadableImages, WeightsError
+from pipeline.pixels import PIXELS, pixel_base
 from pipeline.printable import printable
 from pipeline.progress import SILENT, Progress
 from pipeline.run import Run
@@ -142,12 +143,16 @@ def _base(run: Run, weights: str | None, device: str, progress: Progress) -> "Ba
     """Load the base of a run's recipe, and refuse one that would give other features."""
     from pipeline.base import load_base
 
-    recipe = run.recipe
+    recipe, transform = run.recipe, Transform.from_dict(run.recipe.transform)
     if recipe.decoding != DECODE_VERSION:
         raise RunError(
             f"{run.label} was fitted on images decoded by version {recipe.decoding} of the rules; this manyheads has "
             f"version {DECODE_VERSION}. Extract and fit again, or use the manyheads that fitted it."
         )
+    if recipe.base == PIXELS:
+        if weights is not None:
+            raise WeightsError(f"{run.label} sees pixels, not features: it has no base that needs weights.")
+        return pixel_base(transform)
     source = WeightsSource.parse(weights or recipe.weights)
     if source.kind == "file" and not Path(source.detail).is_file():
         raise WeightsError(
@@ -155,7 +160,6 @@ def _base(run: Run, weights: str | None, device: str, progress: Progress) -> "Ba
             "Name where it is now: `--weights FILE`."
         )
     progress.note(f"loading {recipe.base} with weights {source}")
-    transform = Transform.from_dict(recipe.transform)
     base = load_base(recipe.base, source, transform=transform, precision=recipe.precision, device=device)
     if base.weights_digest != recipe.weights_digest:
         raise WeightsError(

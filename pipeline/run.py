@@ -12,9 +12,9 @@ from cache.atomic import write_text
 from pipeline.errors import RunError
 from pipeline.split import NAMES, Split
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KINDS = (
-    {"seed": int, "seeded": bool, "format_version": int}
+    {"seed": int, "seeded": bool, "views": int, "format_version": int}
     | dict.fromkeys(("classes", "notes", "history"), list)
     | dict.fromkeys(("parameters", "recipe", "images", "digests", "versions", "machine", "timings"), dict)
 )
@@ -26,17 +26,19 @@ class Run:
 
     Attributes:
         name: The configuration's name; runs of one name differ in the seed alone.
-        head: Name of the head, as `fit-head --head` takes it.
+        head: Name of the head, as `fit-head --head` takes it, or of the baseline.
         seed: The run's seed.
         seeded: Whether the seed has any influence on this head.
         parameters: Every hyper-parameter of the head.
         device: Where it was fitted.
         classes: Class names, in the order of the head's probabilities.
         recipe: Recipe of the features that it was fitted on, and needs.
-        cache: Folder of the cache that it was fitted from, absolute.
+        cache: Folder of the cache that it was fitted from, absolute; empty for a baseline, which sees the pixels.
+        image_set: Folder of the images, absolute.
         split: How the split came about, in words.
         images: Part -> paths of its images.
         digests: Part -> digest of its images (see `Split`).
+        views: Views of each training image that an epoch draws from; 1 is view 0 alone.
         notes: What the user should know about these figures, such as random weights.
         versions: Library versions.
         machine: Processor, cores and system.
@@ -53,9 +55,11 @@ class Run:
     classes: tuple[str, ...]
     recipe: Recipe
     cache: str
+    image_set: str
     split: str
     images: Mapping[str, Sequence[str]]
     digests: Mapping[str, str]
+    views: int
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
@@ -71,10 +75,13 @@ class Run:
 
     def write(self, folder: Path) -> None:
         """Write `run.json` into a folder."""
-        document = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "path"}
-        document["recipe"] = self.recipe.as_dict()
-        text = json.dumps(document, indent=1, ensure_ascii=False)
+        text = json.dumps(self.document(), indent=1, ensure_ascii=False)
         (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+
+    def document(self) -> dict[str, Any]:
+        """Return what `run.json` holds."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "path"}
+        return {**values, "recipe": self.recipe.as_dict()}
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
@@ -84,7 +91,7 @@ class Run:
             RunError: It is missing, damaged, or of another format version.
         """
         path = folder / "run.json"
-        mend = "Remove the run's folder and run `manyheads fit-head` again."
+        mend = "Remove the run's folder and fit it again."
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -101,14 +108,22 @@ class Run:
                 f"{FORMAT_VERSION}. Use the manyheads that wrote it, or fit again under another name."
             )
         try:
-            return cls._from_document(document, folder)
+            return cls.from_document(document, folder)
         except KeyError as error:
             raise RunError(f"{path} is damaged: it lacks {error}. {mend}") from error
         except (TypeError, ValueError, RecursionError, CacheError) as error:
             raise RunError(f"{path} is damaged: {error}. {mend}") from error
 
     @classmethod
-    def _from_document(cls, document: dict[str, Any], folder: Path) -> "Run":
+    def from_document(cls, document: dict[str, Any], folder: Path) -> "Run":
+        """Read what `document` gave, also after a journey through JSON.
+
+        Raises:
+            KeyError: A field is missing.
+            TypeError: A field has another type.
+            ValueError: A value cannot be.
+            CacheError: The recipe is damaged.
+        """
         values = {one.name: document[one.name] for one in fields(cls) if one.name != "path"}
         for name, value in values.items():
             kind = _KINDS.get(name, str)
@@ -131,6 +146,7 @@ class Run:
             "head": self.head,
             "device": self.device.partition(":")[0],  # which of several GPUs makes no difference
             **{f"parameter {name}": _plain(value) for name, value in self.parameters.items()},
+            "views": self.views,
             "classes": list(self.classes),
             "split": self.split,
             **{f"{part} images": self.digests[part] for part in NAMES},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "BASELINES",
     "HEADS",
     "Allowed",
     "Head",
@@ -94,15 +95,21 @@ HEADS: dict[str, HeadSpec] = {
     "knn": HeadSpec("pipeline.heads.neighbors:KNNHead", False, "votes of the nearest training images"),
 }
 
+# The paper's other two models, over pixels instead of features; stages of their own train them.
+BASELINES: dict[str, HeadSpec] = {
+    "scratch": HeadSpec("pipeline.heads.vgg:VGGNetwork", True, "VGG16 with the paper's head, trained from scratch"),
+    "pixel-mlp": HeadSpec("pipeline.heads.mlp:MLPHead", True, "the paper's head and recipe on raw pixels"),
+}
+
 
 def head_spec(name: str) -> HeadSpec:
-    """Look a head up by name.
+    """Look a head or a baseline up by name.
 
     Raises:
         HeadError: the head is unknown.
     """
     try:
-        return HEADS[name]
+        return (HEADS | BASELINES)[name]
     except KeyError:
         raise HeadError(f"There is no head {name!r}{_meant(name, HEADS)}: the heads are {', '.join(HEADS)}.") from None
 

@@ -33,6 +33,7 @@ from pipeline.heads import (
     read_validation,
     whole,
 )
+from pipeline.heads.batches import Batches
 from pipeline.memory import enough_memory
 
 # Numbers that one step of checking or predicting holds at once: 32 MB in double precision.
@@ -141,6 +142,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
         on_epoch: Callable[[dict[str, Any]], None] | None = None,
+        views: NDArray[Any] | None = None,
     ) -> MLPHead:
         """Train on features X (N, D) with labels y (N,).
 
@@ -151,6 +153,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             X_val: features of the validation part (M, D), watched but never trained on.
             y_val: their labels (M,).
             on_epoch: called with every new entry of `history_`.
+            views: several views of each row (V, N, D), the first being X; every epoch draws one for each row. Read
+                batch by batch as X is, and as little copied. None trains on X alone.
 
         Returns:
             The head itself.
@@ -166,19 +170,22 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
                 f"device={self.device!r}: torch finds {torch.cuda.device_count()} CUDA devices here. Use device='cpu'."
             )
         rows, labels = validate_data(self, X, y, **AS_THEY_ARE)
-        train = _finite(rows), learn_classes(self, labels)
+        codes = learn_classes(self, labels)
+        rows = _finite(rows)
+        if views is not None:
+            rows = _finite(self._stacked(views, rows))
         val = read_validation(self, X_val, y_val, self._read)
         if self.patience is not None and val is None:
             raise HeadValueError(f"patience={self.patience} needs a validation part: give X_val and y_val.")
         seed = self._seed()
-        with enough_memory(self._no_room(*rows.shape)):
+        with enough_memory(self._no_room(len(codes), rows.shape[1])):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 module = head_network(rows.shape[1], len(self.classes_), hidden=self.hidden, dropout=self.dropout)
                 generator = torch.Generator()
                 # The stream goes on where the initial weights end: one seed, and no number is used twice.
                 generator.set_state(torch.get_rng_state())
-            batches = _Batches(*train, self.batch_size, self.dropout, generator, device)
+            batches = Batches(rows, codes, self.batch_size, self.dropout, generator, device)
             self._train(module.to(device), batches, val, on_epoch)
         return self
 
@@ -232,7 +239,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def _train(
         self,
         module: nn.Sequential,
-        batches: _Batches,
+        batches: Batches,
         val: Part | None,
         on_epoch: Callable[[dict[str, Any]], None] | None,
     ) -> None:
@@ -274,6 +281,17 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.module_ = module.cpu().eval()
         self.n_epochs_ = len(self.history_)
 
+    def _stacked(self, views: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+        """Return all views (V * N, D), view by view, of which the rows (N, D) are the first."""
+        if views.ndim != 3 or views.shape[1:] != rows.shape or views.dtype not in (np.float32, np.float16):
+            raise HeadValueError(
+                f"views must be float32 or float16 numbers of shape (V, {rows.shape[0]}, {rows.shape[1]}), V views of "
+                f"each row of X; they are {views.dtype} of shape {views.shape}."
+            )
+        if not len(views) or not all(np.array_equal(views[0][chunk], rows[chunk]) for chunk in _chunks(rows)):
+            raise HeadValueError("The first of the views must be X itself.")
+        return views.reshape(-1, rows.shape[1])
+
     def _read(self, X: ArrayLike) -> NDArray[Any]:
         return _finite(validate_data(self, X, reset=False, **AS_THEY_ARE))
 
@@ -296,49 +314,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         )
 
 
-class _Batches:
-    """Batches of one epoch, in a new order each time, with features dropped, in buffers that are used again."""
-
-    def __init__(
-        self,
-        X: NDArray[Any],
-        codes: NDArray[np.intp],
-        size: int,
-        dropout: float,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        size = min(int(size), len(X))
-        self.X, self.codes, self.size, self.order = X, torch.from_numpy(codes).to(device), size, generator
-        self.read = np.empty((size, X.shape[1]), X.dtype)
-        self.inputs = torch.empty(self.read.shape, device=device)
-        self.keep = torch.empty_like(self.inputs)
-        # 16 random bits a feature: nn.Dropout draws a float for each and takes most of a step on the CPU.
-        self.bits = torch.empty(-(-self.keep.numel() // 4), dtype=torch.int64, device=device)
-        self.dropped = min(round(dropout * 2**16), 2**16 - 1)
-        self.masks = torch.Generator(device)
-        self.masks.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.X), generator=self.order)
-        for batch in gen_batches(len(order), self.size):
-            rows = order[batch]
-            read, inputs = self.read[: len(rows)], self.inputs[: len(rows)]
-            np.take(self.X, rows.numpy(), axis=0, out=read, mode="clip")
-            inputs.copy_(torch.from_numpy(read))
-            yield self._drop(inputs), self.codes[rows.to(self.codes.device)]
-
-    def _drop(self, inputs: Tensor) -> Tensor:
-        """Drop features in place and scale the others up, so that the sum over features is expected to stay."""
-        if not self.dropped:
-            return inputs
-        self.bits.random_(-(2**63), None, generator=self.masks)
-        bits = self.bits.view(torch.int16)[: inputs.numel()].view(inputs.shape)
-        keep = torch.ge(bits, self.dropped - 2**15, out=self.keep[: len(inputs)])
-        return inputs.mul_(keep).div_(1 - self.dropped / 2**16)
-
-
-def _train_epoch(module: nn.Sequential, optimizer: torch.optim.Optimizer, batches: _Batches) -> tuple[float, float]:
+def _train_epoch(module: nn.Sequential, optimizer: torch.optim.Optimizer, batches: Batches) -> tuple[float, float]:
     """Pass once over the rows; return mean loss and accuracy as the passing batches showed them."""
     layers = module.train()[1:]  # the batches come with features dropped
     total = torch.zeros(2, dtype=torch.float64, device=batches.inputs.device)
@@ -350,7 +326,7 @@ def _train_epoch(module: nn.Sequential, optimizer: torch.optim.Optimizer, batche
         optimizer.step()
         correct = (scores.detach().argmax(1) == codes).sum()
         total += torch.stack((loss.detach().double() * len(codes), correct.double()))
-    mean_loss, accuracy = (total / len(batches.X)).tolist()
+    mean_loss, accuracy = (total / len(batches)).tolist()
     return mean_loss, accuracy
 
 

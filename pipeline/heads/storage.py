@@ -27,7 +27,6 @@ def save_head(head: Any, folder: Path) -> str:
     Returns:
         The file's name: `model.safetensors` or `model.skops`.
     """
-    check_is_fitted(head)
     if hasattr(head, "to_tensors"):
         from safetensors.torch import save
 
@@ -37,6 +36,7 @@ def save_head(head: Any, folder: Path) -> str:
     else:
         from skops.io import dumps
 
+        check_is_fitted(head)
         name, content = SKOPS, dumps(head)
     # A file under its final name is complete.
     partial = folder / f".{name}.partial"
@@ -65,7 +65,6 @@ def load_head(name: str, folder: Path) -> Any:
         raise RunError(f"The head {name!r} should be in {path}, which is missing. Fit the run again.")
     try:
         head = _read_tensors(kind, path) if path.name == TENSORS else _read_skops(kind, path)
-        check_is_fitted(head)
     except RunError:
         raise
     except Exception as error:  # a damaged file can break its reader anywhere
@@ -104,4 +103,5 @@ def _read_skops(kind: type[Any], path: Path) -> Any:
     head = load(path, trusted=[trusted])
     if type(head) is not kind:
         raise RunError(f"{path} holds a {type(head).__name__} where a {kind.__name__} was expected. Fit the run again.")
+    check_is_fitted(head)
     return head

@@ -24,8 +24,10 @@ from cache.atomic import _host
 from pipeline.errors import BaseError, HeadError, RunError, SplitError
 from pipeline.extraction import extract
 from pipeline.fitting import Fitting, fit_head
+from pipeline.heads.mlp import MLPHead
 from pipeline.progress import Silent
 from pipeline.run import Run
+from pipeline.workers import one_thread
 from tests.conftest import BASE, CLASSES, WEIGHTS
 
 SPLIT = "60/20/20"
@@ -55,7 +57,7 @@ def test_same_seed_same_weights_whatever_jobs_is(extracted: Path, tmp_path: Path
 
 
 def test_runs_that_exist_are_kept(runs: Path, extracted: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("seed-*/*") if path.is_file()}
     result = fit(extracted, runs, head="mlp", seeds=(0, 1, 2), epochs=3)
     assert (result.fitted, [run.seed for run in result.runs]) == (1, [0, 1, 2])
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -108,8 +110,9 @@ def test_killed_at_any_moment_or_fitted_twice_at_once_every_run_is_whole(extract
     for run, other in zip(finished.runs, undisturbed.runs, strict=True):
         assert weights(run.path) == weights(other.path)
         assert without_times(run) == without_times(other)
-    assert {path.name for path in (killed / "mlp").iterdir()} == {run.path.name for run in finished.runs}
-    assert {path.name for path in (both / "mlp").iterdir()} == {"seed-0000", "seed-0001", "seed-0002"}
+    assert {path.name for path in (killed / "mlp").glob("seed-*")} == {run.path.name for run in finished.runs}
+    assert {path.name for path in (killed / "mlp").iterdir() if path.is_file()} == {"learning-curves.png"}
+    assert {path.name for path in (both / "mlp").glob("seed-*")} == {"seed-0000", "seed-0001", "seed-0002"}
     for folder in both.glob("mlp/seed-*"):
         assert weights(folder) == weights(undisturbed.runs[Run.read(folder).seed].path)
 
@@ -124,7 +127,7 @@ def test_a_half_written_folder_is_not_a_run(extracted: Path, tmp_path: Path) -> 
     subprocess.run([sys.executable, "-c", code, tmp_path / "mlp" / "seed-0001"], check=False)
     assert len(list((tmp_path / "mlp").iterdir())) == 1
     assert fit(extracted, tmp_path, seeds=(0, 1)).fitted == 2
-    assert {path.name for path in (tmp_path / "mlp").iterdir()} == {"seed-0000", "seed-0001"}
+    assert {path.name for path in (tmp_path / "mlp").iterdir()} == {"seed-0000", "seed-0001", "learning-curves.png"}
 
 
 @pytest.mark.slow
@@ -339,3 +342,80 @@ def test_what_a_killed_fit_laid_out_is_removed_by_the_next(extracted: Path, tmp_
     fit_head(extracted, tmp_path, seeds=(0,), epochs=1, split="60/20/20", jobs=1)
     assert kept.exists()
     assert not gone.exists()
+
+
+VIEWS = 3
+
+
+@pytest.fixture(scope="module")
+def viewed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with views of the images that `SPLIT` trains on; do not write to it."""
+    cache = tmp_path_factory.mktemp("viewed") / "cache"
+    extract(drawn, cache, base=BASE, weights=WEIGHTS, device="cpu", views=VIEWS, split=SPLIT)
+    return cache
+
+
+def test_views_are_drawn_by_the_head_from_those_of_the_cache(viewed: Path, tmp_path: Path) -> None:
+    run = fit(viewed, tmp_path, use_views=VIEWS, seeds=(3,)).runs[0]
+    assert run.views == Run.read(run.path).views == VIEWS
+    cache = FeatureCache.open(viewed)
+    digests = {entry.path: entry.digest for entry in cache.index().entries}
+    train, val = ([digests[path] for path in run.images[part]] for part in ("train", "val"))
+    views = np.stack([cache.read(train, views=[number] * len(train)) for number in range(VIEWS)])
+    labels = {part: [path.split("/")[0] for path in run.images[part]] for part in ("train", "val")}
+    head = MLPHead(epochs=2, random_state=3)
+    with one_thread():
+        head.fit(views[0], labels["train"], cache.read(val), labels["val"], views=views)
+    assert weights(run.path) == {name: tensor.numpy().tobytes() for name, tensor in head.to_tensors()[0].items()}
+    # Validation is on view 0 alone.
+    probabilities = head.predict_proba(cache.read(val))
+    codes = [CLASSES.index(label) for label in labels["val"]]
+    assert run.history[-1]["val_loss"] == pytest.approx(-np.log(probabilities[np.arange(len(codes)), codes]).mean())
+
+
+def test_without_views_a_cache_that_has_them_gives_the_same_runs(viewed: Path, extracted: Path, tmp_path: Path) -> None:
+    with_views, plain = fit(viewed, tmp_path / "viewed"), fit(extracted, tmp_path / "plain")
+    assert weights(with_views.runs[0].path) == weights(plain.runs[0].path)
+    assert plain.runs[0].views == 1
+    other = fit(viewed, tmp_path / "drawn", use_views=VIEWS)
+    assert weights(other.runs[0].path) != weights(plain.runs[0].path)
+
+
+@pytest.mark.parametrize(("views", "held", "asked"), [(2, 2, 1), (2, 2, 3), (1, 1, 2)])
+def test_another_number_of_views_under_the_same_name_is_refused(
+    viewed: Path, tmp_path: Path, views: int, held: int, asked: int
+) -> None:
+    fit(viewed, tmp_path, use_views=views)
+    with pytest.raises(RunError, match=f"views is {held}, asked {asked}.*--name"):
+        fit(viewed, tmp_path, use_views=asked, seeds=(0, 1))
+    assert fit(viewed, tmp_path, use_views=views).fitted == 0
+
+
+def test_views_that_the_cache_lacks_are_refused(viewed: Path, extracted: Path, tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"lacks view 3 of 18 of 18 images.*--views 4"):
+        fit(viewed, tmp_path, use_views=4)
+    with pytest.raises(CacheError, match=r"lacks views 1 to 4 of 18 of 18 images.*--views 5"):
+        fit(extracted, tmp_path, use_views=5)
+    # The views are of the images that another split trains on.
+    with pytest.raises(CacheError, match=r"lacks views 1 to 2 of \d+ of 18 images.*--split"):
+        fit(viewed, tmp_path, use_views=3, split_seed=1)
+    assert list(tmp_path.rglob("seed-*")) == []
+    assert not any(path.name.startswith(".") for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("head", ["logistic", "svm", "knn"])
+def test_views_are_refused_where_there_are_no_epochs(viewed: Path, tmp_path: Path, head: str) -> None:
+    with pytest.raises(HeadError, match=f"{head} is not trained in epochs.*--use-views"):
+        fit_head(viewed, tmp_path, head=head, use_views=2, split=SPLIT, jobs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_views_are_refused(viewed: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match="0 views are none"):
+        fit(viewed, tmp_path, use_views=0)
+
+
+@pytest.mark.parametrize("baseline", ["scratch", "pixel-mlp"])
+def test_a_baseline_is_no_head(extracted: Path, tmp_path: Path, baseline: str) -> None:
+    with pytest.raises(HeadError, match=f"'{baseline}' is a baseline with a stage of its own.*mlp, logistic"):
+        fit_head(extracted, tmp_path, head=baseline)

@@ -95,7 +95,7 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes) -> None:
         (lambda it: it["digests"].update(val=None), "'digests' is not a list of type str"),
         (lambda it: it["recipe"].update(precision="bf16"), "does not match its own digest"),
         (lambda it: it["recipe"].update(transform=nested(400)), "damaged"),
-        (lambda it: it.update(format_version=2), "format version 2; this manyheads reads version 1"),
+        (lambda it: it.update(format_version=1), "format version 1; this manyheads reads version 2"),
     ],
 )
 def test_damage_is_named(fitted: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -130,9 +130,9 @@ def test_configurations_differ_in_what_matters_only(fitted: Path) -> None:
     first.require_same(second)
     values = document(fitted)
     for field, value in {"cache": "/elsewhere", "notes": ["x"], "timings": {}, "versions": {}, "name": "y"}.items():
-        Run._from_document({**values, field: value}, Path()).require_same(first)
+        Run.from_document({**values, field: value}, Path()).require_same(first)
     with pytest.raises(RunError, match="device is cpu, asked cuda"):
-        first.require_same(Run._from_document({**values, "device": "cuda:1"}, Path()))
+        first.require_same(Run.from_document({**values, "device": "cuda:1"}, Path()))
     with pytest.raises(RunError, match="head is mlp, asked knn"):
         first.require_same(Run.read(fitted / "knn" / "seed-0000"))
 

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pipeline.heads import HeadValueError
-from pipeline.heads.mlp import MLPHead, _Batches, head_network
+from pipeline.heads.mlp import MLPHead, head_network
 
 Digits = tuple[NDArray[np.float32], NDArray[Any]]
 
@@ -158,32 +156,6 @@ def test_validation_never_changes_the_fit(digits: Digits) -> None:
     assert alone.history_[0]["val_loss"] is alone.history_[0]["val_accuracy"] is None
 
 
-@given(rate=st.floats(0, 0.95), seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
-def test_dropout_keeps_its_rate_and_the_expected_sum(rate: float, seed: int) -> None:
-    ones, n = np.ones((16, 4001), np.float32), 16 * 4001
-    generator = torch.Generator()
-    generator.manual_seed(seed)
-    batches = _Batches(ones, np.zeros(16, np.intp), 16, rate, generator, torch.device("cpu"))
-    ((inputs, _),) = batches
-    dropped = float((inputs == 0).double().mean())
-    # Six standard deviations, and the rate's own step.
-    assert abs(dropped - rate) < 6 * (rate * (1 - rate) / n) ** 0.5 + 2**-16
-    kept = inputs[inputs != 0]
-    assert torch.allclose(kept, torch.full_like(kept, 1 / (1 - rate)), rtol=1e-3)
-
-
-def test_every_epoch_visits_every_row_once_in_a_new_order() -> None:
-    rows = np.arange(50, dtype=np.float32)[:, None]
-    batches = _Batches(rows, np.arange(50), 16, 0.0, torch.Generator(), torch.device("cpu"))
-    epochs = [[(inputs.flatten().tolist(), codes.tolist()) for inputs, codes in batches] for _ in range(2)]
-    for epoch in epochs:
-        assert [len(codes) for _, codes in epoch] == [16, 16, 16, 2]
-        assert all(inputs == codes for inputs, codes in epoch)
-        assert sorted(code for _, codes in epoch for code in codes) == list(range(50))
-    assert epochs[0] != epochs[1]
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_memory_mapped_features_are_not_copied_whole(tmp_path: Path, dtype: Any) -> None:
     rng = np.random.default_rng(0)
@@ -242,3 +214,92 @@ def test_a_network_without_room_names_its_sizes(digits: Digits, hidden: tuple[in
     sizes = ", ".join(map(str, (64, *hidden, 10)))
     with pytest.raises(HeadValueError, match=rf"1797 images with batch_size=16 and layers of {sizes} .* Lower hidden"):
         MLPHead(hidden).fit(X, y)
+
+
+def weights(head: MLPHead) -> list[bytes]:
+    return [tensor.numpy().tobytes() for tensor in head.module_.state_dict().values()]
+
+
+def without_seconds(head: MLPHead) -> list[dict[str, Any]]:
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in head.history_]
+
+
+def test_one_view_is_none_bit_for_bit(digits: Digits) -> None:
+    X, y, val = digits[0][:100], digits[1][:100], (digits[0][100:150], digits[1][100:150])
+    plain = MLPHead(epochs=2, lr=1e-2).fit(X, y, *val)
+    viewed = MLPHead(epochs=2, lr=1e-2).fit(X, y, *val, views=X[None])
+    assert weights(viewed) == weights(plain)
+    assert without_seconds(viewed) == without_seconds(plain)
+
+
+def test_views_are_trained_on_and_the_same_seed_gives_the_same_weights(digits: Digits) -> None:
+    X, y = digits[0][:100], digits[1][:100]
+    views = np.stack([X, X[:, ::-1]])
+    plain = MLPHead(epochs=2, lr=1e-2).fit(X, y)
+    one, two = (MLPHead(epochs=2, lr=1e-2).fit(X, y, views=views) for _ in range(2))
+    assert weights(one) == weights(two)
+    other = MLPHead(epochs=2, lr=1e-2).fit(X, y, views=np.stack([X, X[:, ::-1] + 1]))
+    assert len({str(weights(head)) for head in (plain, one, other)}) == 3
+
+
+def test_the_training_loss_is_that_of_the_views_and_the_validation_loss_is_not(digits: Digits) -> None:
+    X, y, val = digits[0][:200], digits[1][:200], (digits[0][200:300], digits[1][200:300])
+    other = X + 200  # farther away than a view could ever be
+    head = MLPHead(lr=1e-30, dropout=0.0, epochs=60).fit(X, y, *val, views=np.stack([X, other]))
+
+    def loss(rows: NDArray[Any], labels: NDArray[Any]) -> float:
+        probabilities = head.predict_proba(rows)
+        codes = np.searchsorted(head.classes_, labels)
+        return float(-np.log(probabilities[np.arange(len(codes)), codes]).mean())
+
+    near, far = loss(X, y), loss(other, y)
+    assert far > near + 1
+    losses = np.array([entry["train_loss"] for entry in head.history_])
+    # 60 epochs draw 200 rows: each a fair coin between its two losses.
+    assert losses.mean() == pytest.approx((near + far) / 2, rel=0.02)
+    assert losses.std() > 0
+    assert [entry["val_loss"] for entry in head.history_] == pytest.approx([loss(*val)] * 60)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 4, 3), (2, 5, 2), (0, 5, 3), (2, 1, 5, 3)])
+def test_views_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    X, y = np.zeros((5, 3), np.float32), [0, 0, 1, 1, 1]
+    with pytest.raises(HeadValueError, match=r"of shape \(V, 5, 3\)|must be X itself"):
+        MLPHead(epochs=1).fit(X, y, views=np.zeros(shape, np.float32))
+
+
+def test_other_views_than_x_are_refused(digits: Digits) -> None:
+    X, y = digits[0][:60], digits[1][:60]
+    for row in (0, 31, 59):
+        views = np.stack([X, X])
+        views[0, row, 63] += 1
+        with pytest.raises(HeadValueError, match="first of the views must be X itself"):
+            MLPHead(epochs=1).fit(X, y, views=views)
+    for dtype in (np.float64, np.int64):
+        with pytest.raises(HeadValueError, match=f"float32 or float16 .* they are {dtype.__name__}"):
+            MLPHead(epochs=1).fit(X, y, views=np.stack([X, X]).astype(dtype))
+    views = np.stack([X, X])
+    views[1, 30, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        MLPHead(epochs=1).fit(X, y, views=views)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_memory_mapped_views_are_not_copied_whole(tmp_path: Path, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    views = rng.random((4, 3000, 2048), np.float32).astype(dtype, copy=False)
+    y = rng.integers(0, 2, 3000)
+    np.save(tmp_path / "views.npy", views)
+    mapped = np.load(tmp_path / "views.npy", mmap_mode="r")
+    in_memory = MLPHead((4,), epochs=1).fit(views[0], y, views=views)
+    size = views.nbytes
+    del views
+    head = MLPHead((4,), epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracemalloc.start()
+        head.fit(mapped[0], y, views=mapped)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < size / 8
+    assert weights(head) == weights(in_memory)

@@ -1,0 +1,83 @@
+"""A checkpoint: what a training that was interrupted goes on from, as one file that appears whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.atomic import writing_file
+from pipeline.errors import RunError
+from pipeline.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENTRY = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training after an epoch.
+
+    Attributes:
+        run: The run that is being trained, with the history so far.
+        best_epoch: The epoch whose weights are the best so far, from 1 on.
+        tensors: Name -> weights, the best epoch's weights, and the optimiser's state.
+    """
+
+    run: Run
+    best_epoch: int
+    tensors: "Mapping[str, Tensor]"
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that is complete, from 1 on."""
+        return len(self.run.history)
+
+    def write(self, path: Path) -> None:
+        """Write the checkpoint atomically.
+
+        Raises:
+            NoRoom: The disk is full or read-only.
+        """
+        from safetensors.torch import save_file
+
+        document = {"run": self.run.document(), "best_epoch": self.best_epoch}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        with writing_file(path) as temporary:
+            save_file(tensors, temporary, {ENTRY: json.dumps(document)})
+
+    @classmethod
+    def read(cls, path: Path, planned: Run) -> "Checkpoint | None":
+        """Read the checkpoint of a run, if there is one.
+
+        Args:
+            path: The file.
+            planned: The run as it is asked for now.
+
+        Raises:
+            RunError: The file is damaged, or the training was begun with another configuration or seed.
+        """
+        from safetensors import safe_open
+
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                document: dict[str, Any] = json.loads(file.metadata()[ENTRY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            begun = Run.from_document(document["run"], path)
+            best_epoch = int(document["best_epoch"])
+        except Exception as error:  # a damaged file can break its reader anywhere
+            raise RunError(
+                f"The checkpoint {path} cannot be read ({' '.join(str(error).split())}): it is damaged or was written "
+                "by another version. Remove it to train from the start."
+            ) from error
+        begun.require_same(planned)
+        if begun.seed != planned.seed:
+            raise RunError(
+                f"The checkpoint {path} is of seed {begun.seed}, not {planned.seed}: it was renamed. Give it its name "
+                "back, or remove it to train from the start."
+            )
+        return cls(replace(begun, path=Path()), best_epoch, tensors)

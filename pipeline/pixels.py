@@ -1,0 +1,287 @@
+"""Pixels as features: what the baselines are trained on, under a recipe whose base is called `pixels`.
+
+So a baseline is a run like any other: a classifier over rows of numbers, which here are the transformed pixels
+themselves, decoded when they are needed instead of kept in a cache.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import Entry, Index, Recipe
+from pipeline.augmentation import AUGMENTATION, Augmentation, view_of
+from pipeline.computing import ahead
+from pipeline.decode import DECODE_VERSION, decode
+from pipeline.errors import ImageSetError, RunError, UnreadableImage, UnreadableImages
+from pipeline.image_set import digest_of, fingerprint, read_image_set
+from pipeline.printable import printable
+from pipeline.progress import SILENT, Progress
+from pipeline.transform import Transform
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from pipeline.base import Base
+
+PIXELS = "pixels"
+SIDE = 224  # of the paper's images, in pixels
+RESIZED = 256  # their short side before the crop
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the paper normalised
+
+
+def decoders() -> int:
+    """Return how many threads or processes decode: as many as processors, at most 16."""
+    return min(os.cpu_count() or 1, 16)
+
+
+def pixel_transform(image_size: int = SIDE) -> Transform:
+    """Return the paper's evaluation transform, in proportion where the images are to be smaller."""
+    return Transform(round(RESIZED * image_size / SIDE), image_size, MEAN, STD)
+
+
+def pixel_recipe(image_size: int = SIDE) -> Recipe:
+    """Return the recipe of raw pixels: 3 * image_size * image_size numbers of the evaluation transform."""
+    return Recipe(
+        base=PIXELS,
+        weights_digest="",
+        transform=pixel_transform(image_size).as_dict(),
+        decoding=DECODE_VERSION,
+        dimension=3 * image_size**2,
+        views=AUGMENTATION.as_dict(),
+        weights="none",
+    )
+
+
+def pixel_base(transform: Transform) -> "Base":
+    """Return a base that gives the transformed pixels themselves, so that `predict` need not know of it."""
+    from torch import nn
+
+    from pipeline.base import Base
+
+    return Base(PIXELS, nn.Identity(), 3 * transform.crop_size**2, transform, weights_digest="", weights="none")
+
+
+def read_index(
+    images: Path | str,
+    transform: Transform,
+    *,
+    on_error: Literal["fail", "skip"] = "fail",
+    progress: Progress = SILENT,
+) -> Index:
+    """List an image set for training on its pixels, and decode every image once, so that none fails hours later.
+
+    Args:
+        images: Folder of the image set.
+        transform: What each image must go through.
+        on_error: What unreadable images mean: `fail` raises, `skip` leaves them out.
+        progress: Told how many are done.
+
+    Raises:
+        ImageSetError: The folder is not an image set, none of its images can be read, or `on_error` is neither.
+        UnreadableImages: Some images cannot be read and `on_error` is `fail`.
+    """
+    if on_error not in ("fail", "skip"):
+        raise ImageSetError(f"on_error {on_error!r} is neither 'fail' nor 'skip'.")
+    workers = decoders()
+    image_set = read_image_set(images)
+    found = fingerprint(image_set, workers, progress)
+    reasons: dict[str, str] = dict(found.unreadable)
+    with ThreadPoolExecutor(workers) as pool, progress.steps("checking", len(found.entries), "images") as advance:
+        check = partial(_reason, image_set.root, transform)
+        try:
+            for entry, reason in zip(found.entries, ahead(pool, check, found.entries, 2 * workers), strict=True):
+                reasons |= {entry.path: reason} if reason else {}
+                advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    skipped = tuple(sorted(reasons.items()))
+    entries = tuple(entry for entry in found.entries if entry.path not in reasons)
+    if skipped and (on_error == "fail" or not entries):
+        listed = "\n".join(f"  {printable(path)}: {reason}" for path, reason in skipped)
+        failure = ImageSetError if not entries else UnreadableImages
+        raise failure(
+            f"{len(skipped)} of {len(image_set.images)} images in {images} cannot be read. Mend or remove these files, "
+            f"or add `--on-error skip` to go on without them:\n{listed}"
+        )
+    return Index(
+        entries=entries,
+        classes=tuple(sorted({entry.label for entry in entries})),
+        skipped=skipped,
+        images=str(image_set.root.absolute()),
+        recipe_digest="",
+    )
+
+
+def read_pixels(
+    root: Path,
+    entries: Sequence[Entry],
+    transform: Transform,
+    out: npt.NDArray[np.float32],
+    advance: Callable[[int], None] = lambda rows: None,
+    views: Sequence[int] | None = None,
+) -> None:
+    """Decode images into rows of pixels, in threads.
+
+    Args:
+        root: Folder of the image set.
+        entries: The images, (n,).
+        transform: Makes the pixels.
+        out: (n, 3 * crop_size * crop_size), filled.
+        advance: Told how many more rows are done.
+        views: Number of the view in each row, (n,); all 0 if not given.
+
+    Raises:
+        RunError: An image was changed or cannot be read any more.
+    """
+    workers = decoders()
+    named = zip(entries, views or [0] * len(entries), strict=True)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for row, pixels in enumerate(ahead(pool, partial(_view, root, transform), named, 4 * workers)):
+            out[row] = pixels
+            advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def pixel_blocks(
+    root: Path, entries: Sequence[Entry], transform: Transform, size: int = 64
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the pixels of images in blocks of at most `size` rows, so that memory stays flat.
+
+    Raises:
+        RunError: An image was changed or cannot be read any more.
+    """
+    for start in range(0, len(entries), size):
+        block = entries[start : start + size]
+        rows = np.empty((len(block), 3 * transform.crop_size**2), dtype=np.float32)
+        read_pixels(root, block, transform, rows)
+        yield rows
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images as a torch `DataLoader` takes them: item i is a tensor (3, S, S) and the number of its class.
+
+    An item that cannot be read is the reason alone, a text: an exception would lose its type between processes.
+
+    Attributes:
+        root: Folder of the image set.
+        entries: The images.
+        codes: Number of each one's class.
+        transform: The evaluation transform.
+        augmentation: Draws the training view; None is the evaluation transform itself.
+        draw: Names the draw, such as seed and epoch: each name gives other views.
+    """
+
+    root: Path
+    entries: tuple[Entry, ...]
+    codes: tuple[int, ...]
+    transform: Transform
+    augmentation: Augmentation | None = None
+    draw: str = ""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, number: int) -> "tuple[Tensor, int] | str":
+        entry = self.entries[number]
+        try:
+            return _pixels(self.root, entry, partial(self._draw, entry.path)), self.codes[number]
+        except RunError as error:
+            return str(error)
+
+    def _draw(self, path: str, image: "Image") -> "Tensor":
+        if self.augmentation is None:
+            return self.transform(image)
+        return self.augmentation(image, self.transform, f"{self.draw}, {path}")
+
+
+def picture_batches(
+    pictures: Pictures, order: Sequence[int], size: int, workers: int, pinned: bool = False
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    """Yield pictures in batches (n, 3, S, S) with the numbers of their classes (n,).
+
+    torch's loader draws a number from the global generator, whatever `workers` is.
+
+    Args:
+        pictures: The pictures.
+        order: Numbers of the pictures, in the order in which they come.
+        size: Pictures a batch; the last one has what is left.
+        workers: Processes that decode; 0 decodes when a batch is asked for.
+        pinned: Whether the batches lie in memory that a GPU reads from directly.
+
+    Raises:
+        RunError: An image was changed or cannot be read any more.
+    """
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Any] = DataLoader(
+        pictures,  # type: ignore[arg-type]  # a sequence is all that it needs
+        batch_sampler=[list(order[start : start + size]) for start in range(0, len(order), size)],
+        collate_fn=_collate,
+        num_workers=workers,
+        worker_init_fn=_leave_signals,
+        pin_memory=pinned,
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise RunError(batch)
+        yield batch
+
+
+def _collate(samples: "Sequence[tuple[Tensor, int] | str]") -> "tuple[Tensor, Tensor] | str":
+    """Stack the images of a batch; of one that cannot be read, pass on why."""
+    import torch
+
+    for sample in samples:
+        if isinstance(sample, str):
+            return sample
+    images, codes = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(codes)
+
+
+def _leave_signals(_: int) -> None:
+    """Let the main process alone answer Ctrl-C; it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _pixels(root: Path, entry: Entry, make: "Callable[[Image], Tensor]") -> "Tensor":
+    """Decode an image and make pixels of it; refuse one that is no longer what was listed."""
+    try:
+        data = (root / entry.path).read_bytes()
+        if digest_of(data) != entry.digest:
+            raise UnreadableImage("it was changed since it was listed")
+        return make(decode(data))
+    except (OSError, UnreadableImage) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"{printable(str(root / entry.path))} could be read before and now cannot: {reason}. Restore it, and run "
+            "the same command again; or use another name for runs on the images as they are now (`--name`)."
+        ) from error
+
+
+def _view(root: Path, transform: Transform, named: tuple[Entry, int]) -> npt.NDArray[np.float32]:
+    entry, number = named
+    tensor = _pixels(root, entry, lambda image: view_of(image, entry.digest, number, transform))
+    pixels: npt.NDArray[np.float32] = tensor.numpy()
+    return pixels.reshape(-1)
+
+
+def _reason(root: Path, transform: Transform, entry: Entry) -> str:
+    """Say why an image cannot be used, or nothing."""
+    try:
+        transform(decode((root / entry.path).read_bytes()))
+    except (OSError, UnreadableImage) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return ""

@@ -1,0 +1,231 @@
+"""Stored predictions: a run's own, from the features or pixels it was fitted on, and refused wherever they are not."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache import FeatureCache
+from pipeline.baselines import fit_mlp
+from pipeline.errors import ImageSetError, RunError
+from pipeline.evaluation import evaluate
+from pipeline.heads.storage import load_head
+from pipeline.prediction import predict
+from pipeline.run import Run
+from pipeline.stored_predictions import Inputs, predict_part, stored_predictions
+from tests.conftest import BASE, CLASSES
+
+
+@pytest.fixture(scope="module")
+def evaluated(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of `fitted`, evaluated; do not write to them."""
+    runs = Path(shutil.copytree(fitted, tmp_path_factory.mktemp("evaluated") / "runs"))
+    evaluate(runs)
+    return runs
+
+
+@pytest.fixture
+def done(evaluated: Path, tmp_path: Path) -> Path:
+    """A copy of `evaluated` to change."""
+    return Path(shutil.copytree(evaluated, tmp_path / "evaluated"))
+
+
+@pytest.fixture(scope="module")
+def baselines(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on the pixels of `drawn`, seeds 0 and 1; do not write to them."""
+    runs = tmp_path_factory.mktemp("baselines") / "runs"
+    fit_mlp(drawn, runs, seeds=(0, 1), image_size=8, epochs=2, split="60/20/20", jobs=1)
+    return runs
+
+
+@pytest.fixture
+def pixels(baselines: Path, tmp_path: Path) -> Path:
+    """A copy of `baselines` to change."""
+    return Path(shutil.copytree(baselines, tmp_path / "pixels"))
+
+
+def lines_of(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def run_of(folder: Path, seed: int = 0) -> Run:
+    return Run.read(folder / f"seed-{seed:04d}")
+
+
+def test_there_are_none_before_they_are_made_and_then_they_are_read_back(runs: Path) -> None:
+    run = run_of(runs / "mlp")
+    for part in ("test", "val", "train"):
+        assert stored_predictions(run, part) is None
+        made = predict_part(run, part, Inputs(part))
+        held = stored_predictions(run, part)
+        assert held is not None
+        assert (held.paths, held.labels, held.predicted) == (made.paths, made.labels, made.predicted)
+        assert held.paths == tuple(run.images[part])
+        assert np.array_equal(held.probabilities, made.probabilities)
+        assert held.correct.tolist() == [one == two for one, two in zip(held.labels, held.predicted, strict=True)]
+
+
+def test_features_are_read_once_for_runs_of_the_same_images(fitted: Path) -> None:
+    inputs = Inputs("test")
+    (first,), (second,) = (list(inputs.of(run_of(fitted / "mlp", seed))[1]) for seed in (0, 1))
+    assert first is second
+    assert first.shape == (6, 512)
+
+
+def test_pixels_of_a_part_are_predicted_from_as_the_model_does(pixels: Path, drawn: Path) -> None:
+    run = run_of(pixels / "pixel-mlp")
+    made = predict_part(run, "test", Inputs("test"))
+    result = predict(run.path, *(drawn / path for path in run.images["test"]), device="cpu")
+    for row, image in zip(made.probabilities, result.images, strict=True):
+        assert dict(zip(CLASSES, row, strict=True)) == pytest.approx(dict(image.top), abs=1e-6)
+    assert made.labels == tuple(path.split("/")[0] for path in run.images["test"])
+
+
+def test_pixels_come_in_blocks(baselines: Path, drawn: Path, tmp_path: Path) -> None:
+    for label in CLASSES:
+        for copy in range(4):
+            shutil.copytree(drawn / label, tmp_path / "images" / label / str(copy))
+    fit_mlp(tmp_path / "images", tmp_path / "runs", seeds=(0,), image_size=4, epochs=1, split="80/10/10", jobs=1)
+    run = run_of(tmp_path / "runs" / "pixel-mlp")
+    labels, blocks = Inputs("train").of(run)
+    assert len(labels) == 96
+    assert [len(block) for block in blocks] == [64, 32]
+
+
+def test_heads_and_baselines_are_ranked_together(fitted: Path, baselines: Path, tmp_path: Path) -> None:
+    shutil.copytree(fitted, tmp_path / "runs")
+    shutil.copytree(baselines / "pixel-mlp", tmp_path / "runs" / "pixel-mlp")
+    result = evaluate(tmp_path / "runs")
+    assert result.comparable
+    assert {(name.name, name.base, name.weights) for name in result.names} == {
+        ("mlp", BASE, "random:0"),
+        ("knn", BASE, "random:0"),
+        ("pixel-mlp", "pixels", "none"),
+    }
+    assert sum(name.behind is None for name in result.names) == 1
+    digests = {Run.read(path.parent).digests["test"] for path in tmp_path.glob("runs/*/*/run.json")}
+    assert len(digests) == 1
+
+
+def test_images_that_were_moved_are_asked_for_and_found(pixels: Path, images: Path, tmp_path: Path) -> None:
+    fit_mlp(images, tmp_path / "runs", seeds=(0,), image_size=8, epochs=2, split="60/20/20", jobs=1)
+    moved = images.rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=f"needs the images {images}, which is no folder.*`--images DIR`"):
+        evaluate(tmp_path / "runs")
+    with pytest.raises(RunError, match=f"needs the images {tmp_path / 'typo'}, which is no folder"):
+        evaluate(tmp_path / "runs", images=tmp_path / "typo")
+    with pytest.raises(ImageSetError, match="sub-folder"):
+        evaluate(tmp_path / "runs", images=moved / "beach")
+    found = evaluate(tmp_path / "runs", images=moved)
+    shutil.rmtree(moved)
+    assert evaluate(tmp_path / "runs") == found  # what is stored needs no images
+    # These are the same images and seed as those of the other runs.
+    other = evaluate(pixels / "pixel-mlp" / "seed-0000")
+    assert found.runs["pixel-mlp/seed-0000"] == other.runs["pixel-mlp/seed-0000"]
+
+
+def test_images_that_changed_since_the_fit_are_refused(pixels: Path, images: Path) -> None:
+    run = run_of(pixels / "pixel-mlp")
+    victim = images / run.images["test"][0]
+    kept = victim.read_bytes()
+    Image.new("RGB", (40, 40), "red").save(images / "beach" / "another.png")  # takes no part
+    Image.new("RGB", (40, 40), "red").save(victim)
+    changed = "The test images of pixel-mlp/seed-0000 have changed since it was fitted"
+    with pytest.raises(RunError, match=rf"{changed}: {images} now has 6 of its 6 paths, or other.*`--images DIR`"):
+        evaluate(pixels, images=images)
+    assert evaluate(pixels, on="val", images=images).part == "val"
+    victim.unlink()
+    with pytest.raises(RunError, match=f"{changed}.*5 of its 6 paths"):
+        evaluate(pixels, images=images)
+    other = next(label for label in CLASSES if label != victim.parent.name)
+    (images / other / victim.name).write_bytes(kept)
+    with pytest.raises(RunError, match=f"{changed}.*5 of its 6 paths"):
+        evaluate(pixels, images=images)
+    assert stored_predictions(run, "test") is None
+    victim.write_bytes(kept)
+    assert evaluate(pixels, images=images).part == "test"
+
+
+def test_an_image_that_can_no_longer_be_read_is_refused(pixels: Path, images: Path) -> None:
+    victim = images / run_of(pixels / "pixel-mlp").images["test"][3]
+    victim.unlink()
+    victim.symlink_to("nowhere")
+    with pytest.raises(RunError, match="5 of its 6 paths"):
+        evaluate(pixels, images=images)
+
+
+def test_an_empty_part_is_refused(drawn: Path, tmp_path: Path) -> None:
+    fit_mlp(drawn, tmp_path, seeds=(0,), image_size=4, epochs=1, split="70/0/30", jobs=1)
+    with pytest.raises(RunError, match=r"pixel-mlp/seed-0000 has no val images .*--on"):
+        evaluate(tmp_path, on="val")
+
+
+def test_columns_order_and_probabilities_of_the_predictions(evaluated: Path, extracted: Path) -> None:
+    run = Run.read(evaluated / "mlp" / "seed-0001")
+    header, *lines = lines_of(run.path / "predictions-test.csv")
+    assert header == ["path", "label", "predicted", *CLASSES]
+    assert [line[0] for line in lines] == run.images["test"]
+    assert [line[1] for line in lines] == [path.split("/")[0] for path in run.images["test"]]
+    cache = FeatureCache.open(extracted)
+    digest = {entry.path: entry.digest for entry in cache.index().entries}
+    features = cache.read([digest[line[0]] for line in lines])
+    head = load_head("mlp", run.path)
+    stored = np.array([line[3:] for line in lines], dtype=float)
+    assert stored == pytest.approx(head.predict_proba(features), rel=1e-7)
+    assert [line[2] for line in lines] == list(head.predict(features))
+
+
+def swap(path: Path, column: int) -> None:
+    header, *lines = lines_of(path)
+    lines[0][column] = next(name for name in CLASSES if name != lines[0][column])
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+
+def replace(old: str, new: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda path: swap(path, 2),
+        replace("path,label", "file,label"),
+        replace("beach/", "bench/"),
+        replace(",beach,", ",bench,"),
+        replace(",beach,", ","),
+        replace(",beach,", "\n"),
+        replace(",0.", ",1."),
+        replace(",0.", ",nan"),
+        replace(",0.", ",-0."),
+        replace("beach/", '"'),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("path,label,predicted,beach,forest,parkinglot\n"),
+        lambda path: path.write_text("\n".join(path.read_text().split("\n")[:-2])),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_edited_predictions_are_refused(done: Path, edit: Callable[[Path], object], known: bool) -> None:
+    folder = done / "mlp" / "seed-0000"
+    before = (folder / "predictions-test.csv").read_bytes()
+    edit(folder / "predictions-test.csv")
+    assert (folder / "predictions-test.csv").read_bytes() != before
+    if not known:
+        (folder / "evaluation-test.json").unlink()
+    with pytest.raises(RunError, match=r"predictions-test\.csv does not belong to its run.*Remove it"):
+        evaluate(done)
+    (folder / "predictions-test.csv").unlink()
+    evaluate(done)
+    assert (folder / "predictions-test.csv").read_bytes() == before
+
+
+def test_edited_true_classes_are_refused(done: Path) -> None:
+    swap(done / "knn" / "seed-0000" / "predictions-test.csv", 1)
+    with pytest.raises(RunError, match=r"not the file that evaluation-test\.json beside it was computed from"):
+        evaluate(done)
