@@ -4,29 +4,23 @@ Nothing heavy is imported before a command needs it: `manyheads --help` loads ne
 """
 
 import functools
-import json
-import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cache.errors import ManyheadsError
+from pipeline import options
+from pipeline.commands import command
+from pipeline.data_set import DATA_SETS
 from pipeline.heads import HEADS
 
 if TYPE_CHECKING:
     from pipeline.terminal import Output
 
-ON_ERROR = click.Choice(["fail", "skip"])
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
-UNEXPECTED = (
-    "An error that should not happen: {0!r}. Nothing complete is lost. `--debug` shows where it came from; please "
-    "report it with what `manyheads doctor` prints."
-)
-
-
 HELP = """One frozen base, many heads.
 
 Extract the features of labelled images once, fit any number of heads from them in seconds, and see which is better.
@@ -37,47 +31,13 @@ Extract the features of labelled images once, fit any number of heads from them 
   manyheads evaluate RUNS             metrics, ranking, confusion matrices
   manyheads predict  RUN IMAGE...     name what is on new images
 
+\b
+  manyheads fit-scratch IMAGES RUNS   a baseline: VGG16, trained from scratch
+  manyheads fit-mlp     IMAGES RUNS   a baseline: a perceptron on raw pixels
+  manyheads reproduce   IMAGES OUT    the paper's tables and figures, anew
+
 No images at hand? Try `manyheads demo`.
 """
-
-
-def seeds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
-    """Read seeds as people write them: `0-9`, or `0,3,5-7`."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", value):
-        raise click.BadParameter(f"{value!r} is not a list of seeds such as 0-9 or 0,3,5-7.")
-    if any(len(number) > 6 for number in re.findall(r"\d+", value)):
-        raise click.BadParameter(f"{value!r} holds a seed above 999999, the largest that this option takes.")
-    spans = [[int(end) for end in piece.split("-")] for piece in value.split(",")]
-    found = tuple(dict.fromkeys(seed for span in spans for seed in range(span[0], span[-1] + 1)))
-    if not found:
-        raise click.BadParameter(f"{value!r} holds no seed: write the smaller one first.")
-    return found
-
-
-def sizes(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Read the sizes of hidden layers: `84-63-42`."""
-    if value is None:
-        return None
-    if not re.fullmatch(r"\d+(-\d+)*", value):
-        raise click.BadParameter(f"{value!r} is not a list of layer sizes such as 84-63-42.")
-    return tuple(int(size) for size in value.split("-"))
-
-
-def settings(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """Read hyper-parameters by name: `C=0.1`, `metric=euclidean`; a value is a number where it reads as one."""
-    found: dict[str, Any] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not equals or not name.isidentifier():
-            raise click.BadParameter(f"{value!r} is not of the form name=value.")
-        if name == "hidden":
-            found[name] = sizes(context, option, text)
-            continue
-        try:
-            found[name] = json.loads("null" if text.lower() == "none" else text)
-        except ValueError:
-            found[name] = text
-    return found
 
 
 def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
@@ -94,66 +54,60 @@ def main() -> None:
     """Say in one screen what there is."""
 
 
-def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a command of a function: with --json, --quiet and --debug, and with failures explained."""
+def together(*parts: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Make one decorator of several options, which the help shows in this order."""
 
-    def decorate(function: Callable[..., None]) -> click.Command:
-        @group.command(name)
-        @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-        @click.option("--quiet", is_flag=True, help="Print errors only.")
-        @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
-        @functools.wraps(function)
-        def run(*args: Any, as_json: bool, quiet: bool, debug: bool, **options: Any) -> None:
-            from pipeline.terminal import Output
-
-            output = Output(as_json, quiet)
-            with _Interrupts() as interrupts:
-                try:
-                    function(output, *args, **options)
-                except BaseException as error:
-                    # An interrupt that hits an import can come out as any other exception.
-                    if interrupts.came:
-                        output.stop("Stopped. All complete work is kept; run the same command again to go on.")
-                    if debug or not isinstance(error, Exception) or isinstance(error, click.ClickException):
-                        raise
-                    output.fail(_reason(error))
-
-        return run
+    def decorate(function: Command) -> Command:
+        for part in reversed(parts):
+            function = part(function)
+        return function
 
     return decorate
 
 
-def _reason(error: BaseException) -> str:
-    """Word a failure: our own say it themselves, and what the system refused has a file and a reason."""
-    if isinstance(error, ManyheadsError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename:
-        reason = f"{error.filename}: {error.strerror}."
-        return (
-            f"{reason} Check the path and its permissions, then run the same command again; nothing complete is lost."
-        )
-    return UNEXPECTED.format(error)
+SPLIT = together(
+    click.option("--split", help="80/10/10, paper, own, or a CSV.  [default: the image set's own, else 80/10/10]"),
+    click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True),
+)
+STOPPING = together(
+    click.option("--weight-decay", type=float, help="L2 penalty of Adam.  [default: 0]"),
+    click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a lower val loss."),
+)
+USE_VIEWS = click.option(
+    "--use-views",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Views of each training image; every epoch draws one.",
+)
+JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs fitted side by side.  [default: one a processor]")
+ON_ERROR = click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What unreadable images mean in the end.",
+)
 
 
-class _Interrupts:
-    """Ctrl-C and SIGTERM alike raise KeyboardInterrupt inside the block, and are remembered."""
+def recipe(defaults: str) -> Callable[[Command], Command]:
+    """Make the options of the paper's training recipe; their defaults are those of the head that is named."""
+    return together(
+        click.option("--epochs", type=click.IntRange(1), help=f"[{defaults}: 15]"),
+        click.option("--lr", type=float, help=f"Learning rate of Adam.  [{defaults}: 1e-4]"),
+        click.option("--dropout", type=float, help=f"Share of features dropped in training.  [{defaults}: 0.5]"),
+        click.option("--batch-size", type=click.IntRange(1), help=f"[{defaults}: 16]"),
+        click.option(
+            "--hidden",
+            callback=options.sizes,
+            help=f"Sizes of the hidden layers, such as 84-63-42.  [{defaults}: 4, 3 and 2 times the classes]",
+        ),
+    )
 
-    def __init__(self) -> None:
-        self.came = False
 
-    def __enter__(self) -> "_Interrupts":
-        # What a shell ignores for its background jobs stays ignored.
-        handled = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
-        self.before = {one: signal.signal(one, self._handle) for one in handled}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, *_: object) -> NoReturn:
-        self.came = True
-        raise KeyboardInterrupt
+def seeds_option(default: str, name: str = "--seeds", about: str = "Such as 0-9 or 0,3,5-7.") -> Callable[[Any], Any]:
+    """Make an option that takes seeds."""
+    return click.option(name, callback=options.seeds, default=default, show_default=True, help=about)
 
 
 @command(main, "extract")
@@ -167,24 +121,34 @@ class _Interrupts:
     help="imagenet, imagenet:NAME (an entry of torchvision), a .safetensors or .pth FILE, or random:SEED.",
 )
 @click.option("--transform-of", metavar="NAME", help="Use the transform of this torchvision weights entry.")
+@click.option(
+    "--views",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Views of each training image: the plain one, and seeded augmentations.",
+)
+@click.option(
+    "--split",
+    help="Whose training images get views: 80/10/10, paper, own, a CSV.  [default: the set's own, else all get them]",
+)
+@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--store", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: as many as processors]")
-@click.option(
-    "--on-error", type=ON_ERROR, default="fail", show_default=True, help="What unreadable images mean in the end."
-)
-def extract_command(output: "Output", images: Path, cache: Path, **options: Any) -> None:
-    """Run the base over the image set IMAGES and keep the features in the folder CACHE.
+@ON_ERROR
+def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -> None:
+    """Run the base over an image set, once, and keep the features.
 
-    IMAGES has one sub-folder per class, or train/, val/ and test/ above the classes. What is cached is not computed
-    again; killed at any moment, the same command goes on.
+    The features go into the folder CACHE. IMAGES has one sub-folder per class, or train/, val/ and test/ above the
+    classes. What is cached is not computed again; killed at any moment, the same command goes on.
     """
     from pipeline.extraction import extract
     from pipeline.tables import show_extraction
 
-    output.show(extract(images, cache, progress=output.progress, **options), show_extraction)
+    output.show(extract(images, cache, progress=output.progress, **given), show_extraction)
 
 
 @command(main, "fit-head")
@@ -198,64 +162,131 @@ def extract_command(output: "Output", images: Path, cache: Path, **options: Any)
     help="; ".join(f"{name}: {spec.about}" for name, spec in HEADS.items()) + ".",
 )
 @click.option("--name", help="Name of the configuration.  [default: the head's]")
-@click.option("--seeds", callback=seeds, default="0-9", show_default=True, help="Such as 0-9 or 0,3,5-7.")
-@click.option("--epochs", type=click.IntRange(1), help="[mlp: 15]")
-@click.option("--lr", type=float, help="Learning rate of Adam.  [mlp: 1e-4]")
-@click.option("--dropout", type=float, help="Share of features dropped in training.  [mlp: 0.5]")
-@click.option("--batch-size", type=click.IntRange(1), help="[mlp: 16]")
+@seeds_option("0-9")
+@recipe("mlp")
+@STOPPING
 @click.option(
-    "--hidden",
-    callback=sizes,
-    help="Sizes of the hidden layers, such as 84-63-42.  [mlp: 4, 3 and 2 times the classes]",
+    "--set",
+    "other",
+    metavar="NAME=VALUE",
+    callback=options.settings,
+    multiple=True,
+    help="Any other hyper-parameter, such as C=0.1.",
 )
-@click.option("--weight-decay", type=float, help="[mlp: 0]")
-@click.option("--patience", type=click.IntRange(1), help="Stop early after so many epochs without a lower val loss.")
-@click.option("--set", "other", callback=settings, multiple=True, help="Any hyper-parameter, such as C=0.1.")
-@click.option("--split", help="80/10/10, paper, own, or a CSV.  [default: the image set's own, else 80/10/10]")
-@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--jobs", type=click.IntRange(1), help="Runs fitted side by side.  [default: one a processor]")
+@click.option(
+    "--grid",
+    metavar="NAME=VALUES",
+    callback=options.grid,
+    multiple=True,
+    help="Values of a hyper-parameter to try, such as lr=1e-4,1e-3; several --grid: every combination.",
+)
+@USE_VIEWS
+@SPLIT
+@JOBS
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
-def fit_head_command(output: "Output", cache: Path, runs: Path, other: dict[str, Any], **options: Any) -> None:
-    """Train a head on the features in CACHE once per seed; each run is a folder RUNS/NAME/seed-0000.
+def fit_head_command(
+    output: "Output", cache: Path, runs: Path, other: dict[str, Any], grid: dict[str, Any], **given: Any
+) -> None:
+    """Train a head on cached features, once per seed.
 
-    Runs that exist are kept. A seed gives the same weights bit for bit, whatever --jobs is.
+    The features are those in CACHE; each run is a folder RUNS/NAME/seed-0000. Runs that exist are kept. A seed
+    gives the same weights bit for bit, whatever --jobs is. With --grid, every combination is fitted and ranked on
+    the validation part; the test part is not looked at.
     """
     from pipeline.fitting import fit_head
+    from pipeline.grid import fit_grid
+    from pipeline.tables import show_fitting, show_grid
+
+    asked = {name: value for name, value in given.items() if value is not None}
+    asked = options.merged(asked, other)
+    options.merged(asked, grid)
+    if grid:
+        output.show(fit_grid(cache, runs, grid, progress=output.progress, **asked), show_grid)
+    else:
+        output.show(fit_head(cache, runs, progress=output.progress, **asked), show_fitting)
+
+
+@command(main, "fit-scratch")
+@click.argument("images", type=FOLDER)
+@click.argument("runs", type=FOLDER)
+@click.option("--name", default="scratch", show_default=True, help="Name of the configuration.")
+@seeds_option("0")
+@recipe("default")
+@click.option(
+    "--augment",
+    type=click.Choice(["paper", "none"]),
+    default="paper",
+    show_default=True,
+    help="paper: rotation, random resized crop and flip, drawn anew in every epoch.",
+)
+@click.option("--image-size", type=click.IntRange(32), default=224, show_default=True, help="Side in pixels.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16, else fp16, where the device has it natively.",
+)
+@SPLIT
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option(
+    "--workers", type=click.IntRange(0), help="Processes that decode.  [default: none on a CPU, else one a processor]"
+)
+@ON_ERROR
+def fit_scratch_command(output: "Output", images: Path, runs: Path, **given: Any) -> None:
+    """Train VGG16 on an image set, every weight from scratch.
+
+    Its head is the paper's; each run is a folder RUNS/NAME/seed-0000. Long work: its duration is estimated before
+    it starts, and every epoch leaves a checkpoint, from which the same command goes on to the same result.
+    """
+    from pipeline.baselines import fit_scratch
     from pipeline.tables import show_fitting
 
-    given = {name: value for name, value in options.items() if value is not None}
-    if clash := other.keys() & {
-        "progress",
-        "cache",
-        "runs",
-        "head",
-        "name",
-        "seeds",
-        "split",
-        "split_seed",
-        "jobs",
-        "device",
-    }:
-        raise click.UsageError(f"--set takes hyper-parameters of the head, which {min(clash)} is not.")
-    if twice := other.keys() & given.keys():
-        raise click.UsageError(f"{min(twice)} is given twice, by its own option and by --set.")
-    given |= other
-    output.show(fit_head(cache, runs, progress=output.progress, **given), show_fitting)
+    asked = {name: value for name, value in given.items() if value is not None}
+    output.show(fit_scratch(images, runs, progress=output.progress, **asked), show_fitting)
+
+
+@command(main, "fit-mlp")
+@click.argument("images", type=FOLDER)
+@click.argument("runs", type=FOLDER)
+@click.option("--name", default="pixel-mlp", show_default=True, help="Name of the configuration.")
+@seeds_option("0-9")
+@recipe("default")
+@STOPPING
+@click.option("--image-size", type=click.IntRange(1), default=224, show_default=True, help="Side in pixels.")
+@USE_VIEWS
+@SPLIT
+@JOBS
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
+@ON_ERROR
+def fit_mlp_command(output: "Output", images: Path, runs: Path, **given: Any) -> None:
+    """Train a perceptron of three hidden layers on raw pixels.
+
+    It is trained on the image set IMAGES once per seed; each run is a folder RUNS/NAME/seed-0000. Every image is
+    decoded once, whatever the number of epochs and seeds.
+    """
+    from pipeline.baselines import fit_mlp
+    from pipeline.tables import show_fitting
+
+    asked = {name: value for name, value in given.items() if value is not None}
+    output.show(fit_mlp(images, runs, progress=output.progress, **asked), show_fitting)
 
 
 @command(main, "evaluate")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--on", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
 @click.option("--cache", type=FOLDER, help="The feature cache, if it was moved.")
-def evaluate_command(output: "Output", runs: tuple[Path, ...], **options: Any) -> None:
-    """Evaluate RUNS: any mix of folders of runs, RUNS/NAME and single run folders.
+@click.option("--images", type=FOLDER, help="The image set, if it was moved: baselines see its pixels.")
+def evaluate_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> None:
+    """Evaluate runs: metrics, confusion matrices, a ranking.
 
-    Beside each run: predictions as CSV, metrics as JSON, the confusion matrix as PNG. On stdout: the ranking.
+    RUNS are any mix of folders of runs, RUNS/NAME and single run folders. Beside each run: predictions as CSV,
+    metrics as JSON, the confusion matrix as PNG. On stdout: the ranking.
     """
     from pipeline.evaluation import evaluate
     from pipeline.tables import show_evaluation
 
-    output.show(evaluate(*runs, progress=output.progress, **options), show_evaluation)
+    output.show(evaluate(*runs, progress=output.progress, **given), show_evaluation)
 
 
 @command(main, "predict")
@@ -264,10 +295,13 @@ def evaluate_command(output: "Output", runs: tuple[Path, ...], **options: Any) -
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--weights", help="Where the base's weights are now, if they were moved.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-@click.option("--on-error", type=ON_ERROR, default="fail", show_default=True)
+@ON_ERROR
 @click.option("--csv", "as_csv", is_flag=True, help="Print path,rank,class,probability as CSV.")
-def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_csv: bool, **options: Any) -> None:
-    """Name what is on image files, and on all images in folders, with the run folder RUN."""
+def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_csv: bool, **given: Any) -> None:
+    """Name what is on image files, and on all images in folders.
+
+    RUN is the folder of one run, such as RUNS/mlp/seed-0000.
+    """
     from pipeline.errors import UnreadableImages
     from pipeline.prediction import predict
     from pipeline.tables import csv_predictions, show_predictions
@@ -276,12 +310,69 @@ def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_cs
         raise click.UsageError("--csv and --json are two forms of one answer: choose one.")
     render = csv_predictions if as_csv else show_predictions
     try:
-        output.show(predict(run, *images, progress=output.progress, **options), render, machine=as_csv)
+        output.show(predict(run, *images, progress=output.progress, **given), render, machine=as_csv)
     except UnreadableImages as error:
         if error.result:
             listed_below = functools.partial(render, failed=True)
             output.show(error.result, listed_below, machine=as_csv, failure=str(error))
         raise
+
+
+@command(main, "reproduce")
+@click.argument("images", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--base", default="vgg16", show_default=True, help="Of the pretrained model.")
+@click.option("--weights", default="imagenet", show_default=True, help="As for extract.")
+@click.option(
+    "--views",
+    type=click.IntRange(1, 1000),
+    default=15,
+    show_default=True,
+    help="Of each training image, for the pretrained model.",
+)
+@seeds_option("0-9", about="Of the pretrained model's head, such as 0-9 or 0,3,5-7.")
+@seeds_option("0-4", "--mlp-seeds", "Of the MLP on pixels.")
+@seeds_option("0", "--scratch-seeds", "Of VGG16 from scratch.")
+@click.option("--epochs", type=click.IntRange(1), default=15, show_default=True, help="Of all three models.")
+@click.option(
+    "--image-size", type=click.IntRange(32), default=224, show_default=True, help="Of the baselines, in pixels."
+)
+@click.option("--scratch-image-size", type=click.IntRange(32), help="Of VGG16 from scratch.  [default: --image-size]")
+@click.option("--split", default="paper", show_default=True, help="paper, 80/10/10, own, or a CSV.")
+@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--paper-metric", is_flag=True, help="Add the mean of batch means, which the paper published.")
+@JOBS
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@ON_ERROR
+def reproduce_command(output: "Output", images: Path, out: Path, **given: Any) -> None:
+    """Measure the paper's tables and figures anew.
+
+    Trains its three models on IMAGES, and writes tables, figures and a README.md into OUT, beside what it published.
+    Each stage is skipped where its result is there. In full it is long work without a GPU; a small version for two
+    cores:
+
+    --views 1 --seeds 0-2 --mlp-seeds 0 --image-size 64
+    """
+    from pipeline.reproduction import reproduce
+    from pipeline.tables import show_reproduction
+
+    output.show(reproduce(images, out, progress=output.progress, **given), show_reproduction)
+
+
+@command(main, "download")
+@click.argument("name", type=click.Choice(list(DATA_SETS)))
+@click.argument("folder", type=FOLDER)
+@click.option("--url", help="Another address of the same archive, such as a mirror's; its hash is checked too.")
+def download_command(output: "Output", name: str, folder: Path, url: str | None) -> None:
+    """Download a data set and unpack it as an image set.
+
+    FOLDER is then what `manyheads extract` takes. ucmerced: UC Merced Land Use, 2100 images of 21 classes, 332 MB.
+    Broken off at any moment, the same command goes on; FOLDER appears whole or not at all.
+    """
+    from pipeline.data_set import download
+    from pipeline.tables import show_download
+
+    output.show(download(name, folder, url=url, progress=output.progress), show_download)
 
 
 @main.group("cache")
@@ -305,17 +396,23 @@ def info_command(output: "Output", cache: Path) -> None:
 @click.option("--weights", help="As for extract.  [default: imagenet, or random weights where they cannot be had]")
 @click.option("--per-class", type=click.IntRange(10), default=40, show_default=True, help="Images of each class.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the drawn images.")
-def demo_command(output: "Output", folder: Path, **options: Any) -> None:
-    """Run the whole pipeline on aerial scenes that the program draws itself, into FOLDER."""
+def demo_command(output: "Output", folder: Path, **given: Any) -> None:
+    """Run the whole pipeline on images that it draws itself.
+
+    They are aerial scenes; all goes into FOLDER.
+    """
     from pipeline.demo import run_demo
     from pipeline.tables import show_demo
 
-    output.show(run_demo(folder, progress=output.progress, **options), show_demo)
+    output.show(run_demo(folder, progress=output.progress, **given), show_demo)
 
 
 @command(main, "doctor")
 def doctor_command(output: "Output") -> None:
-    """Tell versions, devices, native precisions and weights found: what to paste into a bug report."""
+    """Tell what to paste into a bug report.
+
+    Versions, devices, native precisions, room on disk and in memory, and the weights found.
+    """
     from pipeline.doctor import diagnose
     from pipeline.tables import show_diagnosis
 

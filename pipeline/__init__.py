@@ -8,23 +8,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.baselines import fit_mlp as fit_mlp
+    from pipeline.baselines import fit_scratch as fit_scratch
+    from pipeline.data_set import download as download
     from pipeline.demo import run_demo as run_demo
     from pipeline.doctor import diagnose as diagnose
     from pipeline.evaluation import evaluate as evaluate
     from pipeline.extraction import extract as extract
     from pipeline.fitting import fit_head as fit_head
+    from pipeline.grid import fit_grid as fit_grid
     from pipeline.prediction import predict as predict
+    from pipeline.reproduction import reproduce as reproduce
 
 _HOMES = {
     "diagnose": "pipeline.doctor",
+    "download": "pipeline.data_set",
     "evaluate": "pipeline.evaluation",
     "extract": "pipeline.extraction",
+    "fit_grid": "pipeline.grid",
     "fit_head": "pipeline.fitting",
+    "fit_mlp": "pipeline.baselines",
+    "fit_scratch": "pipeline.baselines",
     "predict": "pipeline.prediction",
+    "reproduce": "pipeline.reproduction",
     "run_demo": "pipeline.demo",
 }
 
-__all__ = ["diagnose", "evaluate", "extract", "fit_head", "predict", "run_demo"]
+__all__ = [
+    "diagnose",
+    "download",
+    "evaluate",
+    "extract",
+    "fit_grid",
+    "fit_head",
+    "fit_mlp",
+    "fit_scratch",
+    "predict",
+    "reproduce",
+    "run_demo",
+]
 
 
 def __getattr__(name: str) -> Any:

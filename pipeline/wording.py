@@ -24,12 +24,14 @@ def interval_text(interval: tuple[float, float]) -> str:
 def distance_text(behind: tuple[float, float, float]) -> tuple[str, str, str]:
     """Write how far one accuracy is behind the best: points, their 95 % interval, and what that means.
 
+    More than noise is a difference whose interval, as it is written, leaves out 0.
+
     Args:
         behind: Mean accuracy minus the best one's, and the 95 % interval of that difference.
     """
     # Adding 0.0 turns -0.0, which a rounded tie can be, into 0.0.
     points, high, low = (round(-100 * value, 1) + 0.0 for value in behind)
-    meaning = "within noise" if behind[1] <= 0 <= behind[2] else "more than noise"
+    meaning = "within noise" if low <= 0 <= high else "more than noise"
     return f"{points:.1f}", f"{low:.1f} to {high:.1f}", meaning
 
 

@@ -1,0 +1,121 @@
+"""How the command line's options are read: seeds, sizes of layers, hyper-parameters by name, grids."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+# Hyper-parameters that have an option of their own; all others are given by --set.
+OWN = ("epochs", "lr", "dropout", "batch_size", "hidden", "weight_decay", "patience")
+# Other keyword arguments of `fit_head` and `fit_grid`: those that a command types, and those that it never does.
+TYPED = ("head", "name", "use_views", "split", "split_seed", "device")
+NO_HYPER_PARAMETERS = (*TYPED, "seeds", "cache", "runs", "grid", "jobs", "progress")
+
+
+def seeds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read seeds as people write them: `0-9`, or `0,3,5-7`."""
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", value):
+        raise click.BadParameter(f"{value!r} is not a list of seeds such as 0-9 or 0,3,5-7.")
+    if any(len(number) > 6 for number in re.findall(r"\d+", value)):
+        raise click.BadParameter(f"{value!r} holds a seed above 999999, the largest that this option takes.")
+    spans = [[int(end) for end in piece.split("-")] for piece in value.split(",")]
+    found = tuple(dict.fromkeys(seed for span in spans for seed in range(span[0], span[-1] + 1)))
+    if not found:
+        raise click.BadParameter(f"{value!r} holds no seed: write the smaller one first.")
+    return found
+
+
+def seeds_text(found: Sequence[int]) -> str:
+    """Write seeds as `seeds` reads them, runs of neighbours as spans."""
+    spans: list[list[int]] = []
+    for seed in found:
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1] = [spans[-1][0], seed]
+        else:
+            spans.append([seed])
+    return ",".join("-".join(map(str, span)) for span in spans)
+
+
+def sizes(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read the sizes of hidden layers: `84-63-42`."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d+(-\d+)*", value):
+        raise click.BadParameter(f"{value!r} is not a list of layer sizes such as 84-63-42.")
+    return tuple(int(size) for size in value.split("-"))
+
+
+def settings(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """Read hyper-parameters by name: `C=0.1`, `metric=euclidean`; a value is a number where it reads as one."""
+    return {name: _value(context, option, name, text) for name, text in _named(values).items()}
+
+
+def grid(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
+    """Read the axes of a grid: `lr=1e-4,1e-3`, `hidden=84-63-42,128`."""
+    return {
+        name: tuple(_value(context, option, name, piece) for piece in text.split(","))
+        for name, text in _named(values).items()
+    }
+
+
+def merged(given: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Join options that were given with hyper-parameters of --set or --grid, and refuse what would be given twice."""
+    if clash := sorted(other.keys() & set(NO_HYPER_PARAMETERS)):
+        raise click.UsageError(f"--set and --grid take hyper-parameters of the head, which {clash[0]} is not.")
+    if twice := sorted(other.keys() & given.keys()):
+        raise click.UsageError(f"{twice[0]} is given twice; give it once, by its own option, --set or --grid.")
+    return {**given, **other}
+
+
+def typed(settings: Mapping[str, Any]) -> list[str]:
+    """Write keyword arguments of `fit_head` as the options that give them; those that are None are left out."""
+    words: list[str] = []
+    for name, value in settings.items():
+        if name == "seeds":
+            words += ["--seeds", seeds_text(value)]
+        elif name in OWN:
+            words += [] if value is None else [f"--{name.replace('_', '-')}", value_text(name, value)]
+        elif name in TYPED:
+            words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+        else:
+            words += ["--set", f"{name}={value_text(name, value)}"]
+    return words
+
+
+def value_text(name: str, value: Any) -> str:
+    """Write the value of a hyper-parameter as it is read: 0.001, 84-63-42, euclidean, none."""
+    if value is None:
+        return "none"
+    if isinstance(value, str) and _read(value) == value:
+        return value
+    if name == "hidden" and isinstance(value, tuple | list):
+        return "-".join(map(str, value))
+    return json.dumps(value, default=lambda other: other.item() if hasattr(other, "item") else str(other))
+
+
+def _named(values: Sequence[str]) -> dict[str, str]:
+    """Part each text at its first equals sign."""
+    found: dict[str, str] = {}
+    for whole in values:
+        name, equals, text = whole.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{whole!r} is not of the form name=value.")
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice.")
+        found[name] = text
+    return found
+
+
+def _value(context: click.Context, option: click.Parameter, name: str, text: str) -> Any:
+    return sizes(context, option, text) if name == "hidden" and text.lower() != "none" else _read(text)
+
+
+def _read(text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

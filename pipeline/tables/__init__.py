@@ -1,0 +1,24 @@
+"""How results look as text: one function for each command's result, in a module for each stage."""
+
+from pipeline.tables.demo import show_demo
+from pipeline.tables.description import show_description
+from pipeline.tables.diagnosis import show_diagnosis
+from pipeline.tables.evaluation import show_evaluation
+from pipeline.tables.extraction import show_download, show_extraction
+from pipeline.tables.fitting import show_fitting, show_grid
+from pipeline.tables.prediction import csv_predictions, show_predictions
+from pipeline.tables.reproduction import show_reproduction
+
+__all__ = [
+    "csv_predictions",
+    "show_demo",
+    "show_description",
+    "show_diagnosis",
+    "show_download",
+    "show_evaluation",
+    "show_extraction",
+    "show_fitting",
+    "show_grid",
+    "show_predictions",
+    "show_reproduction",
+]

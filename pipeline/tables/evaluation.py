@@ -1,0 +1,66 @@
+"""The ranking of names, and what of it is within noise."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.printable import printable
+from pipeline.tables.printing import print_fitting, print_lines, print_notes
+from pipeline.wording import counted, interval_text, spread_text, standing
+
+if TYPE_CHECKING:
+    from pipeline.evaluation import Evaluation, Summary
+
+RANKING = ("accuracy", "95 %", "seeds", "min", "max", "balanced", "macro F1", "log loss", "base")
+
+
+def show_evaluation(result: "Evaluation", console: Console) -> None:
+    """Draw the ranking, and say what is within noise."""
+    best = result.names[0]
+    # --json and the files beside the runs have all figures.
+    print_fitting(console, RANKING, partial(_ranking, result), least=3)
+    print_lines(console, ["accuracy: mean ± standard deviation over seeds; 95 %: of the mean, over seeds and images"])
+    print_lines(console, [_distance(summary, best) for summary in result.names[1:]])
+    if not result.comparable:
+        print_notes(
+            console, [f"these names were not evaluated on the same {result.part} images: the order means little"]
+        )
+    noted: dict[str, list[str]] = {}
+    for summary in result.names:
+        for note in summary.notes:
+            noted.setdefault(note, []).append(summary.name)
+    everywhere = len(result.names)
+    print_notes(
+        console, [note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items()]
+    )
+    print_lines(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
+
+
+def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
+    table = Table(title=f"{result.part}, {counted(result.names[0].images, 'image')}", title_justify="left")
+    table.add_column("name", overflow="fold")
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
+    for summary in result.names:
+        accuracy = summary.metrics["accuracy"]
+        cells: tuple[str | Text, ...] = (
+            spread_text(accuracy),
+            interval_text(summary.interval),
+            str(len(summary.seeds)),
+            f"{accuracy.smallest:.4f}",
+            f"{accuracy.largest:.4f}",
+            *(f"{summary.metrics[name].mean:.4f}" for name in ("balanced_accuracy", "macro_f1", "log_loss")),
+            Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
+        )
+        table.add_row(Text(printable(summary.name)), *cells[: len(columns)])
+    return table
+
+
+def _distance(summary: "Summary", best: "Summary") -> str:
+    if summary.behind is None:
+        return f"{summary.name} saw other images than {best.name}: not compared"
+    return standing(summary.name, best.name, summary.behind, summary.images)

@@ -1,0 +1,81 @@
+"""Which runs were fitted, and how the combinations of a grid compare."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.options import typed, value_text
+from pipeline.printable import printable
+from pipeline.tables.printing import print_fitting, print_lines, print_next, print_notes
+from pipeline.terminal import duration
+from pipeline.wording import counted, distance_text, spread_text
+
+if TYPE_CHECKING:
+    from pipeline.fitting import Fitting
+    from pipeline.grid import GridSearch
+
+COMPARED = ("accuracy", "behind", "95 %", "", "log loss")
+
+
+def show_fitting(result: "Fitting", console: Console) -> None:
+    """Say which runs were fitted."""
+    first = result.runs[0]
+    kept = len(result.runs) - result.fitted
+    folder = first.path.parent
+    print_lines(
+        console,
+        [
+            f"{counted(result.fitted, 'run')} fitted, {kept} kept, in {folder} ({duration(result.seconds)}); "
+            f"split: {first.split} = {'/'.join(str(len(paths)) for paths in first.images.values())} images."
+        ],
+    )
+    if any(run.history for run in result.runs):
+        ends = [run.history[-1] for run in result.runs if run.history]
+        means = {
+            part: sum(end[f"{part}_accuracy"] or 0 for end in ends) / len(ends)
+            for part in ("train", "val")
+            if ends[0][f"{part}_accuracy"] is not None
+        }
+        said = ", ".join(f"{part} {mean:.3f}" for part, mean in means.items())
+        print_lines(console, [f"accuracy in the last epoch, mean over seeds: {said}"])
+    if result.curves:
+        print_lines(console, [f"learning curves: {result.curves}"])
+    print_next(console, "evaluate", folder.parent)
+
+
+def show_grid(result: "GridSearch", console: Console) -> None:
+    """Draw the ranking of a grid on the validation part, and say how to fit the winner."""
+    print_fitting(console, COMPARED, partial(_candidates, result), least=2)
+    best = result.candidates[0]
+    print_lines(
+        console,
+        [
+            f"{counted(len(result.candidates), 'combination')}, {counted(best.seeds, 'seed')} each: "
+            f"{counted(result.fitted, 'run')} fitted, the others kept ({duration(result.seconds)})",
+            "accuracy, log loss: mean ± standard deviation over seeds; behind: points of accuracy, with the 95 % "
+            "interval of that difference over seeds and images",
+            *([f"learning curves of the best: {best.curves}"] if best.curves else []),
+        ],
+    )
+    print_notes(console, result.notes)
+    print_next(console, "fit-head", result.cache, result.runs, *typed(result.winner), label="fits the best")
+    print_next(console, "evaluate", result.runs / best.name, label="its test figures")
+
+
+def _candidates(result: "GridSearch", columns: Sequence[str]) -> Table:
+    title = f"validation, {counted(result.images, 'image')}; test images were not looked at"
+    table = Table(title=title, title_justify="left")
+    for name in result.candidates[0].values:
+        table.add_column(Text(printable(name)), overflow="fold")
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for candidate in result.candidates:
+        values = (Text(printable(value_text(name, value))) for name, value in candidate.values.items())
+        distance = ("", "", "best") if candidate.behind is None else distance_text(candidate.behind)
+        cells = (spread_text(candidate.accuracy), *distance, spread_text(candidate.log_loss))
+        table.add_row(*values, *cells[: len(columns)])
+    return table
