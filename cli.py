@@ -262,7 +262,7 @@ def fit_scratch_command(output: "Output", images: Path, runs: Path, **given: Any
 def fit_mlp_command(output: "Output", images: Path, runs: Path, **given: Any) -> None:
     """Train a perceptron of three hidden layers on raw pixels.
 
-    It is trained on the image set IMAGES once per seed; each run is a folder RUNS/NAME/seed-0000. Every image is
+    It is trained on the image set IMAGES once per seed; each run is a folder RUNS/NAME/seed-0000. Every view is
     decoded once, whatever the number of epochs and seeds.
     """
     from pipeline.baselines import fit_mlp
@@ -338,6 +338,13 @@ def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_cs
     "--image-size", type=click.IntRange(32), default=224, show_default=True, help="Of the baselines, in pixels."
 )
 @click.option("--scratch-image-size", type=click.IntRange(32), help="Of VGG16 from scratch.  [default: --image-size]")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of VGG16 from scratch.",
+)
 @click.option("--split", default="paper", show_default=True, help="paper, 80/10/10, own, or a CSV.")
 @click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--paper-metric", is_flag=True, help="Add the mean of batch means, which the paper published.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cache import Entry, Index, NoRoom
+from cache import Entry, Index
 from cache.atomic import writing_folder
 from pipeline.augmentation import AUGMENTATION
 from pipeline.environment import native_precisions
@@ -21,8 +21,9 @@ from pipeline.errors import HeadError
 from pipeline.fitting import Fitting, fitting_of
 from pipeline.heads import make_head
 from pipeline.heads.storage import TENSORS, save_head
+from pipeline.lock import alone
 from pipeline.pixels import SIDE, Pictures, decoders, pixel_recipe, pixel_transform, read_index, read_pixels
-from pipeline.planning import Source, checked_seeds, make_plan, require_name
+from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
 from pipeline.run import Run
 from pipeline.split import Split, make_split
@@ -53,7 +54,7 @@ def fit_mlp(
 ) -> Fitting:
     """Fit the paper's multilayer perceptron on raw pixels: three hidden layers, the same recipe as the head's.
 
-    Every image is decoded once, into a temporary file that all runs read, whatever the number of seeds and epochs.
+    Every view is decoded once, into a temporary file that all runs read, whatever the number of seeds and epochs.
 
     Args:
         images: Folder of the image set.
@@ -88,11 +89,14 @@ def fit_mlp(
     asked = checked_seeds(seeds)
     _checked("pixel-mlp", name, device, parameters)
     transform = pixel_transform(image_size)
-    source, parts = _read(images, transform, split, split_seed, on_error, progress)
-    plan = make_plan(
-        source,
-        parts,
-        Path(runs),
+    source, parts, plan = _plan(
+        images,
+        transform,
+        split,
+        split_seed,
+        on_error,
+        progress,
+        runs,
         head="pixel-mlp",
         name=name,
         seeds=asked,
@@ -100,8 +104,6 @@ def fit_mlp(
         parameters=parameters,
         views=use_views,
     )
-    for note in plan.runs[0].notes:
-        progress.note(note)
     fill = partial(_fill, Path(source.index.images), transform)
     fit_missing([plan], source.index, parts, fill, jobs, progress, f"fitting {name}")
     return fitting_of(plan, plan.runs[0].notes, started, progress)
@@ -162,26 +164,31 @@ def fit_scratch(
     chosen = choose_device(device)
     parameters = {**parameters, "precision": _precision(precision, str(chosen))}
     transform = pixel_transform(_checked("scratch", name, device, parameters).image_size)
-    source, parts = _read(images, transform, split, split_seed, on_error, progress)
-    plan = make_plan(
-        source,
-        parts,
-        Path(runs),
+    source, parts, plan = _plan(
+        images,
+        transform,
+        split,
+        split_seed,
+        on_error,
+        progress,
+        runs,
         head="scratch",
         name=name,
         seeds=asked,
         device=str(chosen),
         parameters=parameters,
     )
-    for note in plan.runs[0].notes:
-        progress.note(note)
     if workers is None:
         workers = 0 if chosen.type == "cpu" else decoders()
     for run in plan.runs:
+        folder = plan.folder_of(run)
         if run in plan.missing:
-            _train(run, partial(pictures_of, run, source.index, parts), plan.folder_of(run), workers, progress)
+            waiting = f"another process is training {run.label}: waiting until it is done"
+            with alone(folder.with_name(f".{folder.name}.lock"), waiting, progress):
+                if not folder.exists():
+                    _train(run, partial(pictures_of, run, source.index, parts), folder, workers, progress)
         # Also where it was killed between the last two steps.
-        checkpoint_of(plan.folder_of(run)).unlink(missing_ok=True)
+        checkpoint_of(folder).unlink(missing_ok=True)
     return fitting_of(plan, plan.runs[0].notes, started, progress)
 
 
@@ -221,13 +228,8 @@ def _train(run: Run, pictures: Callable[[str, str], Pictures], folder: Path, wor
     # Sums over several threads are rounded by how many there are.
     run = replace(run, machine={**run.machine, "threads": torch.get_num_threads()})
     trained = train(run, pictures, checkpoint_of(folder), workers, progress)
-    try:
-        with writing_folder(folder) as temporary:
-            _save(trained, temporary)
-    except (OSError, NoRoom):
-        # Another process has trained the same run meanwhile: it is the same, and whole.
-        if not folder.exists():
-            raise
+    with writing_folder(folder) as temporary:
+        _save(trained, temporary)
 
 
 def _save(trained: "Trained", folder: Path) -> None:
@@ -242,16 +244,31 @@ def _save(trained: "Trained", folder: Path) -> None:
     trained.run.write(folder)
 
 
-def _read(
+def _plan(
     images: Path | str,
     transform: Transform,
     split: str | Path | None,
     split_seed: int,
     on_error: Literal["fail", "skip"],
     progress: Progress,
-) -> tuple[Source, Split]:
-    index = read_index(images, transform, on_error=on_error, progress=progress)
-    return Source(index, pixel_recipe(transform.crop_size), ""), make_split(index, split, split_seed)
+    runs: Path | str,
+    **asked: Any,
+) -> tuple[Source, Split, Plan]:
+    """Plan the runs, and decode the images beforehand only if there is something to train.
+
+    Runs that are there were trained on these very bytes, which could be decoded then. But which images are to be
+    skipped, and so how the others are split, is known only once all were decoded.
+    """
+    for decoded in (on_error == "skip", True):
+        index = read_index(images, transform, on_error=on_error, decoded=decoded, progress=progress)
+        source = Source(index, pixel_recipe(transform.crop_size), "")
+        parts = make_split(index, split, split_seed)
+        plan = make_plan(source, parts, Path(runs), **asked)
+        if not plan.missing:
+            break
+    for note in plan.runs[0].notes:
+        progress.note(note)
+    return source, parts, plan
 
 
 def _fill(

@@ -43,7 +43,11 @@ class Checkpoint:
         """
         from safetensors.torch import save_file
 
-        document = {"run": self.run.document(), "best_epoch": self.best_epoch}
+        # The paths of the images would swell the header; the digests of the parts tell whether they are the same.
+        document = {
+            "run": {**self.run.document(), "images": {part: [] for part in self.run.images}},
+            "best_epoch": self.best_epoch,
+        }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         with writing_file(path) as temporary:
             save_file(tensors, temporary, {ENTRY: json.dumps(document)})
@@ -74,7 +78,14 @@ class Checkpoint:
                 f"The checkpoint {path} cannot be read ({' '.join(str(error).split())}): it is damaged or was written "
                 "by another version. Remove it to train from the start."
             ) from error
-        begun.require_same(planned)
+        try:
+            begun.require_same(planned)
+        except RunError as error:
+            differing = str(error).partition(" was fitted otherwise: ")[2].partition(". Give the new")[0]
+            raise RunError(
+                f"The training that left the checkpoint {path} was begun otherwise: {differing}. Give the new "
+                "configuration a name of its own (`--name`), or remove this one file to train that seed from the start."
+            ) from error
         if begun.seed != planned.seed:
             raise RunError(
                 f"The checkpoint {path} is of seed {begun.seed}, not {planned.seed}: it was renamed. Give it its name "

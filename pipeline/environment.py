@@ -37,9 +37,22 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, str | int]:
-    """Return what a result's speed depends on: processor, cores, system."""
-    return {"processor": _processor(), "cores": os.cpu_count() or 1, "system": platform.platform()}
+def machine(device: str = "cpu") -> dict[str, str | int]:
+    """Return what a result's speed depends on: processor, cores, system, and the GPU where one was used.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:1`.
+    """
+    found: dict[str, str | int] = {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "system": platform.platform(),
+    }
+    if device == "cpu":
+        return found
+    import torch
+
+    return {**found, "gpu": torch.cuda.get_device_name(device)}
 
 
 def native_precisions(device: str) -> list[str]:
@@ -51,8 +64,9 @@ def native_precisions(device: str) -> list[str]:
     if device != "cpu":
         import torch
 
-        newer = torch.cuda.get_device_capability(device) >= (8, 0)
-        return ["fp32", "fp16", *(["bf16"] if newer else [])]
+        # Before Volta half precision is slower than single, before Ampere there is no bf16.
+        capability = torch.cuda.get_device_capability(device)
+        return ["fp32", *(["fp16"] if capability >= (7, 0) else []), *(["bf16"] if capability >= (8, 0) else [])]
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
     except OSError:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cache import FeatureCache
 from pipeline.errors import RunError
 from pipeline.figures import draw_confusion
+from pipeline.image_set import read_image_set
 from pipeline.metrics import Metrics, Spread, bootstrap_interval, measure, spread
 from pipeline.progress import SILENT, Progress
 from pipeline.run import Run, find_runs, write_beside
@@ -97,6 +98,8 @@ def evaluate(
     found = find_runs(runs)
     if cache is not None:
         FeatureCache.open(cache)  # also where stored predictions make it unnecessary: a wrong name must not pass
+    if images is not None:
+        read_image_set(images)  # likewise
     groups: dict[Path, list[Run]] = {}
     for run in found:
         groups.setdefault(run.path.resolve().parent, []).append(run)

@@ -188,7 +188,10 @@ def _combinations(grid: Mapping[str, Sequence[Any]], parameters: Mapping[str, An
 
 
 def _name(name: str, values: Mapping[str, Any]) -> str:
-    return "_".join([name, *(f"{parameter}={value_text(parameter, value)}" for parameter, value in values.items())])
+    # In one order, so that the same combination has the same name however the axes are given.
+    return "_".join(
+        [name, *(f"{parameter}={value_text(parameter, values[parameter])}" for parameter in sorted(values))]
+    )
 
 
 def _rank(

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from pipeline.wording import seeds_text
+
 # Hyper-parameters that have an option of their own; all others are given by --set.
 OWN = ("epochs", "lr", "dropout", "batch_size", "hidden", "weight_decay", "patience")
 # Other keyword arguments of `fit_head` and `fit_grid`: those that a command types, and those that it never does.
@@ -25,17 +27,6 @@ def seeds(context: click.Context, option: click.Parameter, value: str) -> tuple[
     if not found:
         raise click.BadParameter(f"{value!r} holds no seed: write the smaller one first.")
     return found
-
-
-def seeds_text(found: Sequence[int]) -> str:
-    """Write seeds as `seeds` reads them, runs of neighbours as spans."""
-    spans: list[list[int]] = []
-    for seed in found:
-        if spans and seed == spans[-1][-1] + 1:
-            spans[-1] = [spans[-1][0], seed]
-        else:
-            spans.append([seed])
-    return ",".join("-".join(map(str, span)) for span in spans)
 
 
 def sizes(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:

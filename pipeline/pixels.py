@@ -75,6 +75,7 @@ def read_index(
     transform: Transform,
     *,
     on_error: Literal["fail", "skip"] = "fail",
+    decoded: bool = True,
     progress: Progress = SILENT,
 ) -> Index:
     """List an image set for training on its pixels, and decode every image once, so that none fails hours later.
@@ -83,6 +84,7 @@ def read_index(
         images: Folder of the image set.
         transform: What each image must go through.
         on_error: What unreadable images mean: `fail` raises, `skip` leaves them out.
+        decoded: Whether to decode them; else only files that cannot be opened count as unreadable.
         progress: Told how many are done.
 
     Raises:
@@ -95,10 +97,11 @@ def read_index(
     image_set = read_image_set(images)
     found = fingerprint(image_set, workers, progress)
     reasons: dict[str, str] = dict(found.unreadable)
-    with ThreadPoolExecutor(workers) as pool, progress.steps("checking", len(found.entries), "images") as advance:
+    looked = found.entries if decoded else ()
+    with ThreadPoolExecutor(workers) as pool, progress.steps("checking", len(looked), "images") as advance:
         check = partial(_reason, image_set.root, transform)
         try:
-            for entry, reason in zip(found.entries, ahead(pool, check, found.entries, 2 * workers), strict=True):
+            for entry, reason in zip(looked, ahead(pool, check, looked, 2 * workers), strict=True):
                 reasons |= {entry.path: reason} if reason else {}
                 advance(1)
         finally:

@@ -105,12 +105,13 @@ def make_plan(
             f"Views are drawn anew in every epoch, and {head} is not trained in epochs. Fit `mlp` on views, or leave "
             "`--use-views` out."
         )
+    where = settings.pop("device", "cpu")
     first = Run(
         name=name,
         head=head,
         seed=seeds[0],
         seeded=spec.seeded,
-        device=settings.pop("device", "cpu"),
+        device=where,
         parameters=settings,
         classes=tuple(sorted({source.index.entries[row].label for row in split.rows["train"]})),
         recipe=source.recipe,
@@ -122,7 +123,7 @@ def make_plan(
         views=views,
         notes=notes_on(source, split),
         versions=versions(),
-        machine=machine(),
+        machine=machine(where),
         timings={},
     )
     planned = tuple(replace(first, seed=seed) for seed in seeds)

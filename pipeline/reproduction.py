@@ -4,8 +4,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from cache import Entry, Index
 from cache.atomic import write_text
@@ -15,7 +18,7 @@ from pipeline.evaluation import Evaluation, Summary, evaluate
 from pipeline.extraction import extract
 from pipeline.fitting import Fitting, fit_head
 from pipeline.image_set import read_image_set
-from pipeline.metrics import Spread, spread
+from pipeline.metrics import Spread, bootstrap_interval, spread
 from pipeline.paper import BATCH, TABLE_III, Published, mean_of_batch_means
 from pipeline.pixels import SIDE
 from pipeline.planning import checked_seeds
@@ -41,6 +44,8 @@ class Row:
         interval: 95 % interval of the mean test accuracy, over seeds and images.
         behind: Mean test accuracy minus the best model's, and its 95 % interval; None for the best, and where the test
             images are others.
+        ahead: Mean test accuracy minus that of the model that follows in the paper's order, and the 95 % interval of
+            that difference over seeds and images; None for the last, and where the test images are others.
         batch_means: The paper's own metric on the test part: the mean of batch means, over the seeds.
     """
 
@@ -52,6 +57,7 @@ class Row:
     test: Spread
     interval: tuple[float, float]
     behind: tuple[float, float, float] | None
+    ahead: tuple[float, float, float] | None
     batch_means: Spread
 
 
@@ -97,6 +103,7 @@ def reproduce(
     epochs: int = 15,
     image_size: int = SIDE,
     scratch_image_size: int | None = None,
+    precision: str = "auto",
     split: str | Path = "paper",
     split_seed: int = 0,
     paper_metric: bool = False,
@@ -119,6 +126,7 @@ def reproduce(
         epochs: Epochs of all three.
         image_size: Side of the images that the two baselines see, in pixels.
         scratch_image_size: The same for the network trained from scratch alone; `image_size` if not given.
+        precision: Arithmetic of the training from scratch: `fp32`, `bf16`, `fp16`, or `auto`.
         split: See `pipeline.split.make_split`.
         split_seed: Seed of a drawn split.
         paper_metric: Show the mean of batch means too, which is what the paper published.
@@ -166,7 +174,14 @@ def reproduce(
             images, runs, seeds=mlp_seeds, image_size=image_size, jobs=jobs, on_error=on_error, **shared
         )
         fittings["scratch"] = fit_scratch(
-            images, runs, seeds=scratch_seeds, image_size=scratch_size, device=device, on_error=on_error, **shared
+            images,
+            runs,
+            seeds=scratch_seeds,
+            image_size=scratch_size,
+            precision=precision,
+            device=device,
+            on_error=on_error,
+            **shared,
         )
     fitted = {name: fittings[name].runs for name in TABLE_III}
     places = [run.path for members in fitted.values() for run in members]
@@ -176,7 +191,7 @@ def reproduce(
         out=out,
         page=readme,
         pictures=draw_pictures(fitted, test, Path(images), out),
-        rows=tuple(_row(name, fitted[name], validation, test) for name in TABLE_III),
+        rows=_rows(fitted, validation, test),
         images=test.names[0].images,
         runs=fitted,
         asked={
@@ -189,6 +204,7 @@ def reproduce(
             "epochs": epochs,
             "image_size": image_size,
             "scratch_image_size": scratch_size,
+            "precision": precision,
             "split": str(split),
             "split_seed": split_seed,
             "device": device,
@@ -210,7 +226,10 @@ def _way_out() -> Iterator[None]:
     try:
         yield
     except RunError as error:
-        raise RunError(f"{error} For a reproduction with other options, name another OUT.") from error
+        raise RunError(
+            f"{error} On another machine, ask for the device and arithmetic of these runs "
+            "(`--device`, `--precision`); for a reproduction with other options, name another OUT."
+        ) from error
 
 
 def _require_own(readme: Path) -> None:
@@ -240,7 +259,24 @@ def _require_split(images: Path | str, split: str | Path, split_seed: int) -> No
             )
 
 
-def _row(name: str, runs: Sequence[Run], validation: Evaluation, test: Evaluation) -> Row:
+def _rows(fitted: Mapping[str, Sequence[Run]], validation: Evaluation, test: Evaluation) -> tuple[Row, ...]:
+    """Make Table III; its rows stand in the paper's order."""
+    correct = {name: np.stack([predictions_on_test(run).correct for run in runs]) for name, runs in fitted.items()}
+    ahead = {
+        name: (float(correct[name].mean() - correct[other].mean()), *bootstrap_interval(correct[name], correct[other]))
+        for name, other in pairwise(TABLE_III)
+        if fitted[name][0].digests["test"] == fitted[other][0].digests["test"]
+    }
+    return tuple(_row(name, fitted[name], validation, test, ahead.get(name)) for name in TABLE_III)
+
+
+def _row(
+    name: str,
+    runs: Sequence[Run],
+    validation: Evaluation,
+    test: Evaluation,
+    ahead: tuple[float, float, float] | None,
+) -> Row:
     measured, held = _summary(test, name), _summary(validation, name)
     published = TABLE_III[name]
     corrected = published.corrected
@@ -253,6 +289,7 @@ def _row(name: str, runs: Sequence[Run], validation: Evaluation, test: Evaluatio
         test=measured.metrics["accuracy"],
         interval=measured.interval,
         behind=measured.behind,
+        ahead=ahead,
         batch_means=spread([mean_of_batch_means(predictions_on_test(run).correct, BATCH) for run in runs]),
     )
 

@@ -2,17 +2,15 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.options import seeds_text
 from pipeline.paper import BATCH, DOI, IMAGES, TABLE_III, possible_counts
 from pipeline.pixels import SIDE
 from pipeline.printable import printable
-from pipeline.terminal import duration
-from pipeline.wording import counted, interval_text, spread_text, standing
+from pipeline.wording import counted, duration, interval_text, points_text, seeds_text, spread_text, standing
 
 if TYPE_CHECKING:
     from pipeline.reproduction import Reproduction, Row
@@ -64,17 +62,27 @@ def verdict(result: "Reproduction") -> list[str]:
     # Means over different numbers of seeds may differ in their last bits where they tie; the best is behind none.
     ranked = sorted(result.rows, key=lambda row: (-round(row.test.mean, 9), row.behind is not None))
     papers = sorted(result.rows, key=lambda row: -row.published.test)
-    holds = all(one.test.mean > other.test.mean + 1e-9 for one, other in pairwise(papers))
+    order = " > ".join(row.name for row in papers)
+    differences_in_order = [row.ahead for row in papers if row.ahead]
+    if all(low > 0 for _, low, _ in differences_in_order):
+        held = "holds here, and every step of it is more than noise"
+    elif any(high < 0 for _, _, high in differences_in_order):
+        held = "does not hold here"
+    else:
+        held = "is neither shown nor refuted here: a step of it is within noise"
     best = ranked[0]
     return [
-        f"The paper's order, {' > '.join(row.name for row in papers)}, {'holds' if holds else 'does not hold'} here: "
-        + ", ".join(f"{row.name} {row.test.mean:.4f}" for row in ranked)
-        + ".",
+        f"The paper's order, {order}, {held}: " + ", ".join(f"{row.name} {row.test.mean:.4f}" for row in ranked) + ".",
         *(f"{standing(row.name, best.name, row.behind, result.images)}." for row in ranked if row.behind),
+        *(
+            f"{one.name} is {points_text(one.ahead)} ahead of {other.name}, which follows in the paper."
+            for one, other in pairwise(papers)
+            if one.ahead and best.name not in (one.name, other.name)
+        ),
         *(
             f"The paper's true test accuracy of {row.name}, {row.corrected[0]:.4f}, lies "
             f"{'inside' if row.interval[0] <= row.corrected[0] <= row.interval[1] else 'outside'} the 95 % interval "
-            f"measured here, {interval_text(row.interval)}."
+            f"measured here, {row.interval[0]:.4f} to {row.interval[1]:.4f}."
             for row in result.rows
             if row.published.correct is not None
         ),
@@ -97,9 +105,9 @@ def differences(result: "Reproduction") -> list[str]:
         said.append(f"The pretrained base is {asked['base']}, not VGG16.")
     if pretrained.recipe.random_weights:
         said.append("The base has random weights: it was never trained, and this is no transfer learning.")
-    elif asked["weights"] != "imagenet":
+    elif not asked["weights"].startswith("imagenet"):
         name = PurePosixPath(pretrained.recipe.weights).name
-        said.append(f"The base's weights are {name}, not those that torchvision names for ImageNet.")
+        said.append(f"The base's weights come from the file {name}, not from torchvision's own download.")
     if asked["views"] > 1:
         said.append(
             f"The pretrained head draws one of {asked['views']} cached views of each training image an epoch, view 0 "
@@ -206,7 +214,6 @@ def _picture(result: "Reproduction", name: str) -> str:
 def _provenance(result: "Reproduction") -> list[str]:
     pretrained, scratch = result.runs["pretrained"][0], result.runs["scratch"][0]
     sizes = " / ".join(str(len(paths)) for paths in pretrained.images.values())
-    versions = ", ".join(f"{name} {version}" for name, version in pretrained.versions.items())
     digest = pretrained.recipe.weights_digest[:16]
     weights = PurePosixPath(pretrained.recipe.weights).name
     return [
@@ -217,10 +224,21 @@ def _provenance(result: "Reproduction") -> list[str]:
         *(_fit_time(name, result.runs[name]) for name in TABLE_III),
         f"Scratch: {scratch.parameters['precision']} on {escaped(scratch.device)}; the last epoch is evaluated, as in "
         "the paper.",
-        f"Machine: {', '.join(f'{name} {escaped(str(value))}' for name, value in pretrained.machine.items())}.",
-        f"Versions: {escaped(versions)}.",
+        *_distinct("Machine", {name: runs[0].machine for name, runs in result.runs.items()}),
+        *_distinct("Versions", {name: runs[0].versions for name, runs in result.runs.items()}),
         "`cache/` holds the features, `runs/` all runs with their predictions: other commands of manyheads take them.",
     ]
+
+
+def _distinct(what: str, values: "Mapping[str, Mapping[str, object]]") -> list[str]:
+    """Write what the models were made with: one line for all that share it; threads are told where they matter."""
+    told: dict[str, list[str]] = {}
+    for model, found in values.items():
+        text = ", ".join(f"{name} {value}" for name, value in found.items() if name != "threads")
+        told.setdefault(text, []).append(model)
+    if len(told) == 1:
+        return [f"{what}: {escaped(text)}." for text in told]
+    return [f"{what} of {', '.join(models)}: {escaped(text)}." for text, models in told.items()]
 
 
 def _fit_time(name: str, runs: "Sequence[Run]") -> str:

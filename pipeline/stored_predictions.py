@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cache import Entry, FeatureCache, RecipeMismatch
 from pipeline.errors import RunError
 from pipeline.image_set import fingerprint, read_image_set
-from pipeline.pixels import PIXELS, pixel_blocks
+from pipeline.pixels import PIXELS, pixel_blocks, pixel_recipe
 from pipeline.run import Run, write_beside
 from pipeline.split import part_digest
 from pipeline.transform import Transform
@@ -121,8 +121,15 @@ class Inputs:
                 f"{run.label} needs the {what} {folder}, which is no folder. Name where it is now: `{option} DIR`."
             )
         if pixels:
+            transform = Transform.from_dict(run.recipe.transform)
+            if differing := pixel_recipe(transform.crop_size).differences(run.recipe):
+                told = ", ".join(f"{name} {now} instead of {needed}" for name, (now, needed) in differing.items())
+                raise RecipeMismatch(
+                    f"{run.label} needs pixels made by other rules than this manyheads has: {told}. Fit it again under "
+                    "another name, or use the manyheads that fitted it."
+                )
             entries = self._listed(run, folder)
-            blocks = pixel_blocks(folder, entries, Transform.from_dict(run.recipe.transform))
+            blocks = pixel_blocks(folder, entries, transform)
             return tuple(entry.label for entry in entries), blocks
         key = (str(folder), run.recipe.digest, run.digests[self.part])
         if key != self._key:

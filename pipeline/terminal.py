@@ -19,6 +19,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from pipeline.printable import printable
+from pipeline.wording import duration, pace
 
 LINE_EVERY = 10.0  # seconds between plain lines
 WIDTH_OF_FILES = 140  # columns, where stdout is no terminal
@@ -110,30 +111,6 @@ class _Lines:
 
     def _print(self, text: str) -> None:
         self.console.print(Text(f"{self.label}: {text}"), soft_wrap=True)
-
-
-def pace(rate: float, unit: str) -> str:
-    """Write a rate as a person says it: `12.5 images/s`, and below one a second `10 s/image`.
-
-    Args:
-        rate: Units a second, above 0.
-        unit: Plural of what is counted.
-    """
-    return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{duration(1 / rate)}/{unit.removesuffix('s')}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time as a person says it: 0.4 s, 42 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    seconds = round(seconds)  # before it is cut up: 119.6 s are two minutes, not one and sixty seconds
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    if seconds < 1e7:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-    return "a long time"
 
 
 class _Answers(Console):

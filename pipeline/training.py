@@ -11,14 +11,16 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cache.atomic import require_room
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import HeadError
 from pipeline.heads.vgg import VGGNetwork
@@ -26,7 +28,7 @@ from pipeline.memory import enough_memory
 from pipeline.pixels import Pictures, picture_batches
 from pipeline.progress import Progress
 from pipeline.run import Run
-from pipeline.terminal import duration
+from pipeline.wording import counted, duration
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REHEARSED = 3  # steps timed before the start
@@ -82,9 +84,11 @@ def train(
         if held is not None:
             training.restore(held)
         with training.deterministic():
-            progress.note(training.announce((epochs - training.done) * steps, epochs))
-            with progress.steps(f"training {run.label}", epochs * steps, "steps") as advance:
-                advance(training.done * steps)
+            left = (epochs - training.done) * steps
+            training.require_room(checkpoint.parent)
+            progress.note(training.announce(left, epochs, pictures))
+            # What an earlier call has done would show as an impossible rate.
+            with progress.steps(f"training {run.label}", left, "steps") as advance:
                 while training.done < epochs:
                     training.epoch(pictures, advance)
                     training.checkpoint().write(checkpoint)
@@ -107,12 +111,23 @@ class _Training:
         """Complete epochs."""
         return len(self.run.history)
 
-    def announce(self, steps: int, epochs: int) -> str:
-        """Time a few steps on a copy, and say how long the rest will take."""
+    def require_room(self, folder: Path) -> None:
+        """Refuse a disk that cannot hold a checkpoint beside the one that it replaces, nor then the run.
+
+        Raises:
+            NoRoom: Says how much is needed.
+        """
+        weights = sum(tensor.nbytes for tensor in self.best_weights.values())
+        require_room(
+            folder, 2 * 4 * weights, "a checkpoint (weights, best weights, Adam's two moments) and its successor"
+        )
+
+    def announce(self, steps: int, epochs: int, pictures: Callable[[str, str], Pictures]) -> str:
+        """Time a few steps on a copy, with the reading of their images, and say how long the rest will take."""
         begun = f"going on after epoch {self.done} of {epochs}: " if self.done else ""
         if not steps:
             return f"{begun}all epochs are trained"
-        seconds = self._rehearse()
+        seconds = self._rehearse(pictures("train", "rehearsal"))
         return (
             f"{begun}{steps} steps of {self.model.batch_size} images of {self.model.image_size} x "
             f"{self.model.image_size} pixels in {self.model.precision} on {self.run.device}, about "
@@ -129,8 +144,8 @@ class _Training:
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.network.train()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)  # of dropout
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)  # of dropout, on every device
             for images, codes in self._batches(training, order.tolist()):
                 total += self._step(images, codes)
                 advance(1)
@@ -182,7 +197,22 @@ class _Training:
         if self.scaler.is_enabled():
             scaled = {key: tensor.item() for key, tensor in _below("scaler.", tensors).items()}
             self.scaler.load_state_dict({**self.scaler.state_dict(), **scaled})
-        self.run = replace(self.run, history=held.run.history)
+        notes = dict.fromkeys((*self.run.notes, *held.run.notes, *self._changed(held.run)))
+        self.run = replace(self.run, history=held.run.history, notes=tuple(notes))
+
+    def _changed(self, begun: Run) -> list[str]:
+        """Say if the training was begun with what may round otherwise, so that it is not an undisturbed one's twin."""
+        versions = {name for name, version in begun.versions.items() if self.run.versions.get(name) != version}
+        differing = sorted(versions & {"python", "torch", "torchvision", "numpy", "pillow"})
+        differing += [
+            name for name in ("processor", "gpu", "threads") if begun.machine.get(name) != self.run.machine.get(name)
+        ]
+        if not differing:
+            return []
+        return [
+            f"the first {counted(len(begun.history), 'epoch')} were trained with another {', '.join(differing)}: an "
+            "undisturbed training may end in other bits"
+        ]
 
     def result(self) -> Trained:
         """Return the trained network, on the CPU."""
@@ -195,8 +225,16 @@ class _Training:
     def deterministic(self) -> Iterator[None]:
         """On a GPU, choose the same algorithms every time; float32 there means float32."""
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with exact if self.device.type == "cuda" else nullcontext():
+        if self.device.type != "cuda":
             yield
+            return
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            with exact:
+                yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
 
     def _prepare(self) -> None:
         """Begin the optimiser's state anew."""
@@ -252,21 +290,18 @@ class _Training:
         loss, accuracy = (total / len(pictures)).tolist()
         return loss, accuracy
 
-    def _rehearse(self) -> float:
-        """Return the median seconds of a step on images of noise, of a copy that is thrown away."""
-        side, count = int(self.model.image_size), int(self.model.batch_size)
+    def _rehearse(self, pictures: Pictures) -> float:
+        """Return the median seconds of a step, its images read as in training, of a copy that is thrown away."""
         actor = copy.copy(self)
         actor.network = copy.deepcopy(self.network).train()
         actor._prepare()
-        taken = []
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            images = torch.randn(count, 3, side, side, device=self.device).contiguous(memory_format=torch.channels_last)
-            codes = torch.zeros(count, dtype=torch.int64, device=self.device)
-            for _ in range(REHEARSED + 1):  # the first one warms up
-                started = time.perf_counter()
+        some = [number % len(pictures) for number in range((REHEARSED + 1) * int(self.model.batch_size))]
+        ends = []
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            for images, codes in actor._batches(pictures, some):  # the first one warms up
                 float(actor._step(images, codes)[0])  # waits for a GPU
-                taken.append(time.perf_counter() - started)
-        return sorted(taken[1:])[REHEARSED // 2]
+                ends.append(time.perf_counter())
+        return sorted(end - start for start, end in pairwise(ends))[REHEARSED // 2]
 
 
 def _give_way(_: Tensor) -> None:

@@ -1,5 +1,6 @@
 """How counts and figures read, the same in a terminal and on a page."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ def distance_text(behind: tuple[float, float, float]) -> tuple[str, str, str]:
     return f"{points:.1f}", f"{low:.1f} to {high:.1f}", meaning
 
 
+def points_text(difference: tuple[float, float, float]) -> str:
+    """Write a difference of two accuracies, with its 95 % interval: 9.1 points (95 %: 1.0 to 17.2).
+
+    Args:
+        difference: The difference, and the ends of its interval.
+    """
+    points, low, high = (round(100 * value, 1) + 0.0 for value in difference)
+    return f"{points:.1f} points (95 %: {low:.1f} to {high:.1f})"
+
+
 def standing(name: str, best: str, behind: tuple[float, float, float], images: int) -> str:
     """Say in one sentence, without its full stop, how far one name is behind the best, and whether that is noise.
 
@@ -47,3 +58,38 @@ def standing(name: str, best: str, behind: tuple[float, float, float], images: i
     points, interval, meaning = distance_text(behind)
     stands = f"level with {best}" if points == "0.0" else f"{points} points behind {best}"
     return f"{name} is {stands} (95 %: {interval}; {counted(images, 'image')}): {meaning}"
+
+
+def pace(rate: float, unit: str) -> str:
+    """Write a rate as a person says it: `12.5 images/s`, and below one a second `10 s/image`.
+
+    Args:
+        rate: Units a second, above 0.
+        unit: Plural of what is counted.
+    """
+    return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{duration(1 / rate)}/{unit.removesuffix('s')}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person says it: 0.4 s, 42 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    seconds = round(seconds)  # before it is cut up: 119.6 s are two minutes, not one and sixty seconds
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < 1e7:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    return "a long time"
+
+
+def seeds_text(found: Sequence[int]) -> str:
+    """Write seeds as the command line reads them, neighbours as spans: 0-9, or 0,3,5-7."""
+    spans: list[list[int]] = []
+    for seed in found:
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1] = [spans[-1][0], seed]
+        else:
+            spans.append([seed])
+    return ",".join("-".join(map(str, span)) for span in spans)

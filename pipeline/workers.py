@@ -156,7 +156,7 @@ def _fit_one(run: Run, rows: Rows, folder: Path, on_epoch: Callable[[Mapping[str
     if run.views > 1:
         watched["views"] = rows.train
     started = time.perf_counter()
-    with one_thread():
+    with one_thread(), _named(run):
         head.fit(rows.train[0], rows.train_labels, *validation, **watched)
     history = tuple(getattr(head, "history_", ()))
     fitted = replace(run, timings={"fit": time.perf_counter() - started}, history=history)
@@ -169,6 +169,18 @@ def _fit_one(run: Run, rows: Rows, folder: Path, on_epoch: Callable[[Mapping[str
         if not folder.exists():
             raise
     return len(history)
+
+
+@contextmanager
+def _named(run: Run) -> Iterator[None]:
+    """Say which of many runs it is that cannot be fitted."""
+    try:
+        yield
+    except HeadError as error:
+        raise HeadError(
+            f"{run.label} cannot be fitted: {error} Runs that are complete are kept; leave this value out, and run the "
+            "command again."
+        ) from error
 
 
 @contextmanager

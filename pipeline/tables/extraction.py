@@ -6,8 +6,7 @@ from rich.console import Console
 
 from cache.atomic import human_size
 from pipeline.tables.printing import RANDOM_WEIGHTS, print_lines, print_next, print_notes
-from pipeline.terminal import duration
-from pipeline.wording import counted
+from pipeline.wording import counted, duration
 
 if TYPE_CHECKING:
     from pipeline.data_set import Download

@@ -11,8 +11,7 @@ from rich.text import Text
 from pipeline.options import typed, value_text
 from pipeline.printable import printable
 from pipeline.tables.printing import print_fitting, print_lines, print_next, print_notes
-from pipeline.terminal import duration
-from pipeline.wording import counted, distance_text, spread_text
+from pipeline.wording import counted, distance_text, duration, spread_text
 
 if TYPE_CHECKING:
     from pipeline.fitting import Fitting

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.tables.printing import print_fitting, print_lines, print_notes
-from pipeline.terminal import duration
-from pipeline.wording import counted, interval_text, spread_text
+from pipeline.wording import counted, duration, interval_text, spread_text
 
 if TYPE_CHECKING:
     from pipeline.reproduction import Reproduction

@@ -94,7 +94,7 @@ def test_stored_predictions_outlive_the_cache(runs: Path, cache: Path, tmp_path:
     first = evaluate(runs)
     elsewhere = cache.rename(tmp_path / "elsewhere")
     assert evaluate(runs) == first
-    with pytest.raises(RunError, match=r"no such folder.*`--cache DIR`"):
+    with pytest.raises(RunError, match=r"which is no folder.*`--cache DIR`"):
         evaluate(runs, on="val")
     assert evaluate(runs, on="val", cache=elsewhere).part == "val"
     shutil.rmtree(elsewhere)

@@ -51,7 +51,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 def test_every_combination_has_every_seed_and_is_a_configuration_like_any_other(search: GridSearch) -> None:
     found = {(run.name, run.seed) for run in find_runs([search.runs])}
-    names = {f"mlp_lr={lr}_hidden={hidden}" for lr in ("1e-07", "0.01") for hidden in ("16-8", "4")}
+    names = {f"mlp_hidden={hidden}_lr={lr}" for lr in ("1e-07", "0.01") for hidden in ("16-8", "4")}
     assert found == {(name, seed) for name in names for seed in (0, 1)}
     assert {candidate.name for candidate in search.candidates} == names
     assert search.fitted == 8
@@ -143,6 +143,15 @@ def test_a_larger_grid_keeps_what_a_smaller_one_fitted(extracted: Path, runs: Pa
     assert fit_grid(extracted, runs, larger, **FIXED).fitted == 4
 
 
+def test_the_order_of_the_axes_and_their_values_makes_no_difference(
+    extracted: Path, search: GridSearch, runs: Path
+) -> None:
+    turned = {name: values[::-1] for name, values in reversed(GRID.items())}
+    again = fit_grid(extracted, runs, turned, **FIXED)
+    assert again.fitted == 0
+    assert again.candidates[0].name == search.candidates[0].name
+
+
 def test_any_parameter_of_any_head_can_be_an_axis(extracted: Path, tmp_path: Path) -> None:
     search = fit_grid(extracted, tmp_path, {"n_neighbors": (18, 1)}, head="knn", split="60/20/20", jobs=1)
     # With all 18 training images as neighbours, every class has as many votes.
@@ -205,7 +214,7 @@ def test_features_of_test_images_are_not_read(drawn: Path, tmp_path: Path) -> No
         ({"epochs": (3, 4)}, {}, "epochs is given once for all combinations"),
         ({"device": ("cpu", "auto")}, {}, "device is given once for all combinations"),
         ({"seed": (1, 2)}, {}, "is no hyper-parameter.*--seeds"),
-        ({"dropout": (0.5, 1.5)}, {"dropout": None}, "dropout must be a number from 0 and below 1; it is 1.5"),
+        ({"dropout": (0.5, 1.5)}, {"dropout": None}, "dropout must be a number from 0 on and below 1; it is 1.5"),
         ({"lr": (1e-3, "fast")}, {}, "lr must be a number"),
         ({"n_neighbors": (1, 0)}, {"head": "knn", "epochs": None, "dropout": None}, "n_neighbors must be"),
         ({"lr": (1e-3,)}, {"split": "80/0/20"}, "no validation part.*never chosen on test images.*--split 80/10/10"),

@@ -14,6 +14,7 @@ import cli
 from pipeline import options
 from pipeline.grid import fit_grid
 from pipeline.heads.mlp import MLPHead
+from pipeline.wording import seeds_text
 
 SEEDS = st.lists(st.integers(0, 999_999), min_size=1, max_size=30, unique=True).map(tuple)
 SIZES = st.lists(st.integers(1, 9_999), min_size=1, max_size=5).map(tuple)
@@ -35,13 +36,13 @@ def shown(value: Any) -> str:
 @given(SEEDS)
 @example((0, 1, 2, 5, 7, 8))
 def test_seeds_are_read_as_they_were_written(seeds: tuple[int, ...]) -> None:
-    assert read(options.seeds, options.seeds_text(seeds)) == seeds
+    assert read(options.seeds, seeds_text(seeds)) == seeds
 
 
 def test_seeds_as_people_write_them() -> None:
     assert read(options.seeds, "0-3") == (0, 1, 2, 3)
     assert read(options.seeds, "7,0-2,1") == (7, 0, 1, 2)
-    assert options.seeds_text((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
+    assert seeds_text((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
 
 
 @pytest.mark.parametrize("text", ["", "9-0", "x", "1,", "-1", "1-2-3", "1000000", "1.5"])

@@ -117,13 +117,15 @@ def test_images_that_were_moved_are_asked_for_and_found(pixels: Path, images: Pa
     moved = images.rename(tmp_path / "elsewhere")
     with pytest.raises(RunError, match=f"needs the images {images}, which is no folder.*`--images DIR`"):
         evaluate(tmp_path / "runs")
-    with pytest.raises(RunError, match=f"needs the images {tmp_path / 'typo'}, which is no folder"):
+    with pytest.raises(ImageSetError, match=f"{tmp_path / 'typo'} does not exist"):
         evaluate(tmp_path / "runs", images=tmp_path / "typo")
     with pytest.raises(ImageSetError, match="sub-folder"):
         evaluate(tmp_path / "runs", images=moved / "beach")
     found = evaluate(tmp_path / "runs", images=moved)
     shutil.rmtree(moved)
     assert evaluate(tmp_path / "runs") == found  # what is stored needs no images
+    with pytest.raises(ImageSetError, match="does not exist"):
+        evaluate(tmp_path / "runs", images=moved)  # but a wrong name does not pass
     # These are the same images and seed as those of the other runs.
     other = evaluate(pixels / "pixel-mlp" / "seed-0000")
     assert found.runs["pixel-mlp/seed-0000"] == other.runs["pixel-mlp/seed-0000"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.terminal import Output, Watched, _Lines, duration, pace
+from pipeline.terminal import Output, Watched, _Lines
+from pipeline.wording import duration, pace
 
 ROOT = Path(__file__).parent.parent.parent
 NAME = "a[/b]:smile:\x1b[31m"
