@@ -295,4 +295,6 @@ def _precision(asked: str, device: str) -> str:
     if asked != "auto":
         return asked
     native = native_precisions(device)
-    return next(precision for precision in ("bf16", "fp16", "fp32") if precision in native)
+    # torch's CPU kernels for training in fp16 are slow or missing, whatever the processor has.
+    usable = ("bf16", "fp32") if device == "cpu" else ("bf16", "fp16", "fp32")
+    return next(precision for precision in usable if precision in native)

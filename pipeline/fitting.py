@@ -176,6 +176,6 @@ def _hardly_learned(runs: Sequence[Run]) -> str:
     if last <= 0.8 * first:
         return ""
     return (
-        f"the training loss hardly fell, from {first:.2f} to {last:.2f}: with few images, more epochs or a higher "
-        "learning rate (--epochs 60, --lr 1e-3) may be needed"
+        f"the training loss of {runs[0].name} hardly fell, from {first:.2f} to {last:.2f}: with few images, more "
+        "epochs or a higher learning rate (--epochs 60, --lr 1e-3) may be needed"
     )

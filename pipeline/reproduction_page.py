@@ -63,11 +63,14 @@ def verdict(result: "Reproduction") -> list[str]:
     ranked = sorted(result.rows, key=lambda row: (-round(row.test.mean, 9), row.behind is not None))
     papers = sorted(result.rows, key=lambda row: -row.published.test)
     order = " > ".join(row.name for row in papers)
-    differences_in_order = [row.ahead for row in papers if row.ahead]
-    if all(low > 0 for _, low, _ in differences_in_order):
-        held = "holds here, and every step of it is more than noise"
-    elif any(high < 0 for _, _, high in differences_in_order):
+    # To a tenth of a point, as they are written: an end that a bootstrap puts at 0 may come out as 1e-17.
+    steps = [tuple(round(end, 3) for end in row.ahead[1:]) for row in papers if row.ahead]
+    if any(high < 0 for _, high in steps):
         held = "does not hold here"
+    elif len(steps) < len(papers) - 1:
+        held = "cannot be told here: not all were tested on the same images"
+    elif all(low > 0 for low, _ in steps):
+        held = "holds here, and every step of it is more than noise"
     else:
         held = "is neither shown nor refuted here: a step of it is within noise"
     best = ranked[0]
@@ -75,7 +78,7 @@ def verdict(result: "Reproduction") -> list[str]:
         f"The paper's order, {order}, {held}: " + ", ".join(f"{row.name} {row.test.mean:.4f}" for row in ranked) + ".",
         *(f"{standing(row.name, best.name, row.behind, result.images)}." for row in ranked if row.behind),
         *(
-            f"{one.name} is {points_text(one.ahead)} ahead of {other.name}, which follows in the paper."
+            f"{one.name} is {_ahead(one.ahead)} {other.name}, which follows it in the paper."
             for one, other in pairwise(papers)
             if one.ahead and best.name not in (one.name, other.name)
         ),
@@ -87,6 +90,13 @@ def verdict(result: "Reproduction") -> list[str]:
             if row.published.correct is not None
         ),
     ]
+
+
+def _ahead(difference: tuple[float, float, float]) -> str:
+    if difference[0] >= 0:
+        return f"{points_text(difference)} ahead of"
+    shortfall, high, low = (-end for end in difference)
+    return f"{points_text((shortfall, low, high))} behind"
 
 
 def differences(result: "Reproduction") -> list[str]:

@@ -169,19 +169,19 @@ def _from_csv(path: Path, index: Index) -> list[str]:
         f"in a part other than {', '.join((*NAMES, UNUSED))}": [
             f"{line['path']} ({line['split']})" for line in lines if line["split"] not in parts
         ],
-        "not in the cache": [name for name in listed if name not in labels and name not in skipped],
-        "of another class in the cache": [
-            f"{line['path']} ({line['label']}, in the cache {labels[line['path']]})"
+        "not in the image set": [name for name in listed if name not in labels and name not in skipped],
+        "of another class": [
+            f"{line['path']} ({line['label']}, here {labels[line['path']]})"
             for line in lines
             if line["path"] in labels and line["label"] != labels[line["path"]]
         ],
-        f"in the cache but not listed (say '{UNUSED}' to leave one out)": [
+        f"in the image set but not listed (say '{UNUSED}' to leave one out)": [
             name for name in labels if name not in listed
         ],
     }
     found = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
     if found:
-        raise SplitError(f"The split {path} does not fit the cache's images. " + "; ".join(found) + ".")
+        raise SplitError(f"The split {path} does not fit the images. " + "; ".join(found) + ".")
     wanted = {line["path"]: parts[line["split"]] for line in lines}
     return [wanted[entry.path] for entry in index.entries]
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -94,6 +95,12 @@ def test_measured_figures_follow_from_stored_predictions(reproduced: Reproductio
             assert spread.deviation == (pytest.approx(stdev(accuracies)) if len(runs) > 1 else None)
         assert row.batch_means.mean == pytest.approx(fmean(mean_of_batch_means(right(run, "test")) for run in runs))
         assert row.interval[0] <= row.test.mean <= row.interval[1]
+    for row, follows in pairwise(reproduced.rows):
+        assert row.ahead is not None
+        difference, low, high = row.ahead
+        assert difference == pytest.approx(row.test.mean - follows.test.mean)
+        assert low <= difference <= high
+    assert reproduced.rows[-1].ahead is None
     best = max(row.test.mean for row in reproduced.rows)
     behind = [row.behind for row in reproduced.rows]
     assert behind.count(None) == 1

@@ -214,19 +214,19 @@ def test_all_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None:
     lines += [["a/a00.jpg", "a", "test"], ["c/c00.jpg", "c", "train"]]
     lines[1][1], lines[2][2] = "b", "Train"
     assert refusal(SMALL, csv_of(tmp_path / "split.csv", lines)) == (
-        f"The split {tmp_path}/split.csv does not fit the cache's images. "
+        f"The split {tmp_path}/split.csv does not fit the images. "
         "1 listed more than once: a/a00.jpg; "
         "1 in a part other than train, val, test, unused: a/a02.jpg (Train); "
-        "1 not in the cache: c/c00.jpg; "
-        "1 of another class in the cache: a/a01.jpg (b, in the cache a); "
-        "1 in the cache but not listed (say 'unused' to leave one out): b/b03.jpg."
+        "1 not in the image set: c/c00.jpg; "
+        "1 of another class: a/a01.jpg (b, here a); "
+        "1 in the image set but not listed (say 'unused' to leave one out): b/b03.jpg."
     )
 
 
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
     index = index_of({"a": 30, "b": 30})
     message = refusal(index, csv_of(tmp_path / "split.csv", lines_of(index, ["train"])[:30]))
-    assert "30 in the cache but not listed" in message
+    assert "30 in the image set but not listed" in message
     assert message.endswith("b/b07.jpg and 22 more.")
 
 

@@ -140,7 +140,10 @@ def test_every_epoch_draws_other_pictures_to_train_on_and_none_to_validate_on(
     asked: Asked, undisturbed: Trained
 ) -> None:
     assert undisturbed.run.seed == 0
-    assert {draw for part, draw in asked.draws if part == "train"} - {""} == {"seed 0, epoch 1", "seed 0, epoch 2"}
+    assert {draw for part, draw in asked.draws if part == "train"} - {"", "rehearsal"} == {
+        "seed 0, epoch 1",
+        "seed 0, epoch 2",
+    }
     assert {draw for part, draw in asked.draws if part == "val"} == {""}
     one, two = (asked.pictures("train", f"seed 0, epoch {epoch}") for epoch in (1, 2))
     assert not torch.equal(one[0][0], two[0][0])  # type: ignore[arg-type]  # both can be read
@@ -199,6 +202,19 @@ def test_all_epochs_trained_nothing_is_left_but_to_keep_it(
     assert heard.said[0] == "going on after epoch 2 of 2: all epochs are trained"
     assert heard.said[1:] == ["training scratch/seed-0000: 0 steps"]
     assert path.read_bytes() == before
+    # What may round otherwise is noted, and nothing else of the machine.
+    run = asked.run
+    assert (
+        resumed_with(asked, path, versions={**run.versions, "click": "0"}, machine={**run.machine, "system": "x"})
+        == run.notes
+    )
+    (note,) = resumed_with(asked, path, versions={**run.versions, "torch": "0"}, machine={**run.machine, "threads": 99})
+    assert note.startswith("the first 2 epochs were trained with another torch, threads: ")
+
+
+def resumed_with(asked: Asked, path: Path, **changed: Any) -> tuple[str, ...]:
+    """Return the notes of a run that goes on where something else than in `asked` is installed or at work."""
+    return replace(asked, run=replace(asked.run, **changed)).train(path).run.notes
 
 
 def loss(asked: Asked, part: str, trained: Trained, state: dict[str, torch.Tensor]) -> float:

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.metrics import spread
-from pipeline.wording import counted, distance_text, interval_text, spread_text, standing
+from pipeline.wording import counted, distance_text, interval_text, points_text, spread_text, standing
 
 SHARES = st.floats(-1, 1)
 
@@ -15,6 +15,7 @@ def test_counts_and_figures() -> None:
     assert spread_text(spread([0.5])) == "0.5000"
     assert spread_text(spread([0.5, 0.7])) == "0.6000 ± 0.1414"
     assert interval_text((0.8704, 0.93)) == "0.870 to 0.930"
+    assert points_text((0.091, 0.0104, -1e-9)) == "9.1 points (95 %: 1.0 to 0.0)"
 
 
 @given(SHARES, SHARES, SHARES)
