@@ -21,6 +21,7 @@ from pipeline.errors import HeadError
 from pipeline.fitting import Fitting, fitting_of
 from pipeline.heads import make_head
 from pipeline.heads.storage import TENSORS, save_head
+from pipeline.image_set import require_apart
 from pipeline.lock import alone
 from pipeline.pixels import SIDE, Pictures, decoders, pixel_recipe, pixel_transform, read_index, read_pixels
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
@@ -259,6 +260,7 @@ def _plan(
     Runs that are there were trained on these very bytes, which could be decoded then. But which images are to be
     skipped, and so how the others are split, is known only once all were decoded.
     """
+    require_apart(Path(images), Path(runs), "runs folder")
     for decoded in (on_error == "skip", True):
         index = read_index(images, transform, on_error=on_error, decoded=decoded, progress=progress)
         source = Source(index, pixel_recipe(transform.crop_size), "")

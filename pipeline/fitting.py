@@ -177,5 +177,5 @@ def _hardly_learned(runs: Sequence[Run]) -> str:
         return ""
     return (
         f"the training loss of {runs[0].name} hardly fell, from {first:.2f} to {last:.2f}: with few images, more "
-        "epochs or a higher learning rate (--epochs 60, --lr 1e-3) may be needed"
+        "epochs or a higher learning rate may be needed"
     )

@@ -124,6 +124,24 @@ def fingerprint(images: ImageSet, workers: int | None = None, progress: Progress
     return Fingerprints(tuple(entries), tuple(unreadable))
 
 
+def require_apart(images: Path, folder: Path, what: str) -> None:
+    """Refuse to write where the next command would take it for a class of the image set.
+
+    Args:
+        images: Folder of the image set.
+        folder: Where something is to be written.
+        what: What it is, for the message.
+
+    Raises:
+        ImageSetError: The folder lies inside the image set.
+    """
+    if folder.resolve().is_relative_to(images.resolve()):
+        raise ImageSetError(
+            f"The {what} {folder} would lie inside the image set {images}, where every folder is a class. "
+            "Name a folder outside it."
+        )
+
+
 def digest_of(data: bytes) -> str:
     """Return the SHA-256 of an image file's bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -98,7 +98,8 @@ def read_index(
     found = fingerprint(image_set, workers, progress)
     reasons: dict[str, str] = dict(found.unreadable)
     looked = found.entries if decoded else ()
-    with ThreadPoolExecutor(workers) as pool, progress.steps("checking", len(looked), "images") as advance:
+    watched = progress if looked else SILENT
+    with ThreadPoolExecutor(workers) as pool, watched.steps("checking", len(looked), "images") as advance:
         check = partial(_reason, image_set.root, transform)
         try:
             for entry, reason in zip(looked, ahead(pool, check, looked, 2 * workers), strict=True):

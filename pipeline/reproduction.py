@@ -226,9 +226,12 @@ def _way_out() -> Iterator[None]:
     try:
         yield
     except RunError as error:
+        reason, other, _ = str(error).partition(" Give the new configuration")
+        if not other:
+            raise
         raise RunError(
-            f"{error} On another machine, ask for the device and arithmetic of these runs "
-            "(`--device`, `--precision`); for a reproduction with other options, name another OUT."
+            f"{reason} For a reproduction with other options, name another OUT. On another machine, ask for the device "
+            "and arithmetic of these runs (`--device`, `--precision`)."
         ) from error
 
 

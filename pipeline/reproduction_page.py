@@ -87,7 +87,7 @@ def verdict(result: "Reproduction") -> list[str]:
             f"{'inside' if row.interval[0] <= row.corrected[0] <= row.interval[1] else 'outside'} the 95 % interval "
             f"measured here, {row.interval[0]:.4f} to {row.interval[1]:.4f}."
             for row in result.rows
-            if row.published.correct is not None
+            if row.published.correct is not None and _is_the_papers(result)
         ),
     ]
 
@@ -97,6 +97,13 @@ def _ahead(difference: tuple[float, float, float]) -> str:
         return f"{points_text(difference)} ahead of"
     shortfall, high, low = (-end for end in difference)
     return f"{points_text((shortfall, low, high))} behind"
+
+
+def _is_the_papers(result: "Reproduction") -> bool:
+    """Whether images and split are the paper's: accuracies on others are not to be compared with its own."""
+    run = result.runs["pretrained"][0]
+    size = sum(map(len, run.images.values())), len(run.classes)
+    return result.asked["split"] == "paper" and size == (PAPER_IMAGES, PAPER_CLASSES)
 
 
 def differences(result: "Reproduction") -> list[str]:

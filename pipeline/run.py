@@ -213,6 +213,11 @@ def find_runs(places: Iterable[Path | str]) -> list[Run]:
         ]
         if not here and (place / "recipe.json").exists():
             raise RunError(f"{place} is a feature cache, not a folder of runs. Name the RUNS of `manyheads fit-head`.")
+        if not here and any(place.glob("**/.seed-*.checkpoint.safetensors")):
+            raise RunError(
+                f"{place} holds a training that has not finished, and no runs. Run the same `manyheads fit-scratch` "
+                "again: it goes on from its checkpoint."
+            )
         if not here:
             raise RunError(f"{place} holds no runs. Fit some with `manyheads fit-head CACHE {place}`.")
         found |= {folder.resolve(): Run.read(folder) for folder in here}

@@ -165,7 +165,8 @@ class Inputs:
         if len(entries) < len(wanted) or part_digest(entries) != run.digests[self.part]:
             raise RunError(
                 f"The {self.part} images of {run.label} have changed since it was fitted: {folder} now has "
-                f"{len(entries)} of its {len(wanted)} paths, or other contents or classes under them. "
+                f"{len(entries)} of its {len(wanted)} paths"
+                f"{', but other contents or classes under them' if len(entries) == len(wanted) else ''}. "
                 f"Fit again under another name, or name {what} of the old images (`{option} DIR`)."
             )
         return entries

@@ -86,6 +86,8 @@ def train(
         with training.deterministic():
             left = (epochs - training.done) * steps
             training.require_room(checkpoint.parent)
+            if left:
+                progress.note("timing a few steps, to say how long it will take")
             progress.note(training.announce(left, epochs, pictures))
             # What an earlier call has done would show as an impossible rate.
             with progress.steps(f"training {run.label}", left, "steps") as advance:

@@ -54,7 +54,8 @@ def show_grid(result: "GridSearch", console: Console) -> None:
         console,
         [
             f"{counted(len(result.candidates), 'combination')}, {counted(best.seeds, 'seed')} each: "
-            f"{counted(result.fitted, 'run')} fitted, the others kept ({duration(result.seconds)})",
+            f"{counted(result.fitted, 'run')} fitted, {len(result.candidates) * best.seeds - result.fitted} kept "
+            f"({duration(result.seconds)})",
             "accuracy, log loss: mean ± standard deviation over seeds; behind: points of accuracy, with the 95 % "
             "interval of that difference over seeds and images",
             *([f"learning curves of the best: {best.curves}"] if best.curves else []),

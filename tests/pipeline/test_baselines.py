@@ -478,3 +478,10 @@ def test_both_are_ranked_with_heads(fitted: Path, trained: Path, drawn: Path, tm
     assert {name.name for name in result.names} == {"mlp", "pixel-mlp", "scratch"}
     stored = json.loads((tmp_path / "scratch" / "seed-0001" / "evaluation-test.json").read_text(encoding="utf-8"))
     assert stored["images"] == 6
+
+
+def test_runs_inside_the_images_are_refused(images: Path) -> None:
+    before = sorted(images.rglob("*"))
+    with pytest.raises(ImageSetError, match=r"runs folder .* would lie inside the image set"):
+        fit_mlp(images, images / "runs", seeds=(0,), image_size=8, epochs=1, split="60/20/20", jobs=1)
+    assert sorted(images.rglob("*")) == before

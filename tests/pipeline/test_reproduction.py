@@ -214,9 +214,9 @@ def test_somebody_elses_page_is_not_written_over(drawn: Path, tmp_path: Path) ->
 
 def test_other_options_need_another_out(drawn: Path, out: Path) -> None:
     before = moments(out)
-    with pytest.raises(RunError, match=r"parameter epochs is 2, asked 3.*name another OUT\.$"):
+    with pytest.raises(RunError, match=r"parameter epochs is 2, asked 3.*name another OUT\."):
         reproduce(drawn, out, **{**SMALL, "epochs": 3})
-    with pytest.raises(RunError, match=r"recipe transform.crop_size is 32, asked 40.*name another OUT\.$"):
+    with pytest.raises(RunError, match=r"recipe transform.crop_size is 32, asked 40.*name another OUT\."):
         reproduce(drawn, out, **{**SMALL, "image_size": 40})
     assert moments(out) == before
 

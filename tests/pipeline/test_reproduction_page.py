@@ -83,8 +83,15 @@ def claiming(result: Reproduction, half: float = 0.03, **tests: float) -> Reprod
     def around(difference: float) -> tuple[float, float, float]:
         return difference, difference - half, difference + half
 
+    papers = replace(
+        result.runs["pretrained"][0],
+        images={"train": ["x"] * 1680, "val": ["x"] * 210, "test": ["x"] * 210},
+        classes=tuple(map(str, range(21))),
+    )
     return replace(
         result,
+        asked={**result.asked, "split": "paper"},
+        runs={**result.runs, "pretrained": (papers,)},
         rows=tuple(
             replace(
                 row,
@@ -110,6 +117,10 @@ def test_an_order_that_holds(reproduced: Reproduction) -> None:
         "The paper's true test accuracy of scratch, 0.4238, lies inside the 95 % interval measured here, "
         "0.3900 to 0.4500.",
     ]
+
+
+def test_accuracies_on_other_images_are_not_compared_with_the_papers(reproduced: Reproduction) -> None:
+    assert not any("true test accuracy" in one for one in verdict(reproduced))
 
 
 def test_an_order_that_does_not_hold(reproduced: Reproduction) -> None:

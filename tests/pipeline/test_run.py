@@ -194,3 +194,10 @@ def test_one_damaged_run_is_refused_by_name(runs: Path) -> None:
 def test_folders_sort_as_their_seeds_up_to_four_digits(seed: int) -> None:
     assert int(folder_name(seed).removeprefix("seed-")) == seed
     assert seed >= 9999 or folder_name(seed) < folder_name(seed + 1)
+
+
+def test_a_training_that_has_not_finished_is_told(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / ".seed-0000.checkpoint.safetensors").touch()
+    with pytest.raises(RunError, match=r"a training that has not finished.*fit-scratch"):
+        find_runs([tmp_path])

@@ -127,7 +127,8 @@ def undisturbed(asked: Asked, heard: Heard, tmp_path_factory: pytest.TempPathFac
 
 
 def test_it_says_how_long_it_will_take_and_then_counts_every_step(undisturbed: Trained, heard: Heard) -> None:
-    estimate, label, *steps = heard.said
+    rehearsal, estimate, label, *steps = heard.said
+    assert rehearsal == "timing a few steps, to say how long it will take"
     assert estimate.startswith("6 steps of 8 images of 32 x 32 pixels in fp32 on cpu, about ")
     assert "each: about" in estimate
     assert "a checkpoint after each of 2 epochs; interrupted, the same command goes on from the last one" in estimate
@@ -189,7 +190,7 @@ def test_broken_off_by_an_image_that_is_gone_it_ends_in_the_same_bits_once_it_is
     assert torch.equal(torch.get_rng_state(), states[2])  # of which it takes nothing either: `undisturbed` had another
     assert torch.get_num_threads() == states[3]
     assert_same(resumed, undisturbed)
-    assert heard.said[0].startswith("going on after epoch 1 of 2: 3 steps of 8 images")
+    assert heard.said[1].startswith("going on after epoch 1 of 2: 3 steps of 8 images")
     assert heard.done == STEPS
 
 
