@@ -154,13 +154,15 @@ def fit_grid(
     fit_missing(plans, source.index, parts, partial(fill_from, opened), jobs, progress, label)
     candidates = _rank(plans, combinations, Path(cache), progress)
     best = candidates[0]
-    shared = {"use_views": use_views, "split": split, "split_seed": split_seed, "device": device}
+    shared: dict[str, Any] = {"use_views": use_views, "split": split, "split_seed": split_seed, "device": device}
+    if plans[0].runs[0].seeded:
+        shared["seeds"] = asked
     usual = signature(fit_head).parameters
     told = {parameter: value for parameter, value in shared.items() if value != usual[parameter].default}
     return GridSearch(
         candidates=candidates,
         images=len(parts.rows["val"]),
-        winner={"head": head, "name": best.name, "seeds": asked, **told, **parameters, **best.values},
+        winner={"head": head, "name": best.name, **told, **parameters, **best.values},
         cache=Path(cache),
         runs=Path(runs),
         fitted=sum(len(plan.missing) for plan in plans),

@@ -157,6 +157,7 @@ def test_any_parameter_of_any_head_can_be_an_axis(extracted: Path, tmp_path: Pat
     # With all 18 training images as neighbours, every class has as many votes.
     assert [candidate.name for candidate in search.candidates] == ["knn_n_neighbors=1", "knn_n_neighbors=18"]
     assert [(candidate.seeds, candidate.curves) for candidate in search.candidates] == [(1, None), (1, None)]
+    assert "seeds" not in search.winner, "the seed has no influence on this head"
     assert fit_head(extracted, tmp_path, **search.winner).fitted == 0
 
 
