@@ -138,7 +138,7 @@ def test_images_that_changed_since_the_fit_are_refused(pixels: Path, images: Pat
     Image.new("RGB", (40, 40), "red").save(images / "beach" / "another.png")  # takes no part
     Image.new("RGB", (40, 40), "red").save(victim)
     changed = "The test images of pixel-mlp/seed-0000 have changed since it was fitted"
-    with pytest.raises(RunError, match=rf"{changed}: {images} now has 6 of its 6 paths, or other.*`--images DIR`"):
+    with pytest.raises(RunError, match=rf"{changed}: {images} now has 6 of its 6 paths, but other.*`--images DIR`"):
         evaluate(pixels, images=images)
     assert evaluate(pixels, on="val", images=images).part == "val"
     victim.unlink()
