@@ -4,9 +4,8 @@ Nothing heavy is imported before a command needs it: `manyheads --help` loads ne
 """
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +17,6 @@ from pipeline.heads import HEADS
 if TYPE_CHECKING:
     from pipeline.terminal import Output
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 HELP = """One frozen base, many heads.
@@ -54,62 +52,6 @@ def main() -> None:
     """Say in one screen what there is."""
 
 
-def together(*parts: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Make one decorator of several options, which the help shows in this order."""
-
-    def decorate(function: Command) -> Command:
-        for part in reversed(parts):
-            function = part(function)
-        return function
-
-    return decorate
-
-
-SPLIT = together(
-    click.option("--split", help="80/10/10, paper, own, or a CSV.  [default: the image set's own, else 80/10/10]"),
-    click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True),
-)
-STOPPING = together(
-    click.option("--weight-decay", type=float, help="L2 penalty of Adam.  [default: 0]"),
-    click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a lower val loss."),
-)
-USE_VIEWS = click.option(
-    "--use-views",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Views of each training image; every epoch draws one.",
-)
-JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs fitted side by side.  [default: one a processor]")
-ON_ERROR = click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="What unreadable images mean in the end.",
-)
-
-
-def recipe(defaults: str) -> Callable[[Command], Command]:
-    """Make the options of the paper's training recipe; their defaults are those of the head that is named."""
-    return together(
-        click.option("--epochs", type=click.IntRange(1), help=f"[{defaults}: 15]"),
-        click.option("--lr", type=float, help=f"Learning rate of Adam.  [{defaults}: 1e-4]"),
-        click.option("--dropout", type=float, help=f"Share of features dropped in training.  [{defaults}: 0.5]"),
-        click.option("--batch-size", type=click.IntRange(1), help=f"[{defaults}: 16]"),
-        click.option(
-            "--hidden",
-            callback=options.sizes,
-            help=f"Sizes of the hidden layers, such as 84-63-42.  [{defaults}: 4, 3 and 2 times the classes]",
-        ),
-    )
-
-
-def seeds_option(default: str, name: str = "--seeds", about: str = "Such as 0-9 or 0,3,5-7.") -> Callable[[Any], Any]:
-    """Make an option that takes seeds."""
-    return click.option(name, callback=options.seeds, default=default, show_default=True, help=about)
-
-
 @command(main, "extract")
 @click.argument("images", type=FOLDER)
 @click.argument("cache", type=FOLDER)
@@ -138,7 +80,7 @@ def seeds_option(default: str, name: str = "--seeds", about: str = "Such as 0-9 
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: as many as processors]")
-@ON_ERROR
+@options.ON_ERROR
 def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -> None:
     """Run the base over an image set, once, and keep the features.
 
@@ -162,9 +104,9 @@ def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -
     help="; ".join(f"{name}: {spec.about}" for name, spec in HEADS.items()) + ".",
 )
 @click.option("--name", help="Name of the configuration.  [default: the head's]")
-@seeds_option("0-9")
-@recipe("mlp")
-@STOPPING
+@options.seeds_option("0-9")
+@options.recipe("mlp")
+@options.STOPPING
 @click.option(
     "--set",
     "other",
@@ -180,9 +122,9 @@ def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -
     multiple=True,
     help="Values of a hyper-parameter to try, such as lr=1e-4,1e-3; several --grid: every combination.",
 )
-@USE_VIEWS
-@SPLIT
-@JOBS
+@options.USE_VIEWS
+@options.SPLIT
+@options.JOBS
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
 def fit_head_command(
     output: "Output", cache: Path, runs: Path, other: dict[str, Any], grid: dict[str, Any], **given: Any
@@ -210,8 +152,8 @@ def fit_head_command(
 @click.argument("images", type=FOLDER)
 @click.argument("runs", type=FOLDER)
 @click.option("--name", default="scratch", show_default=True, help="Name of the configuration.")
-@seeds_option("0")
-@recipe("default")
+@options.seeds_option("0")
+@options.recipe("default")
 @click.option(
     "--augment",
     type=click.Choice(["paper", "none"]),
@@ -227,12 +169,12 @@ def fit_head_command(
     show_default=True,
     help="auto: bf16, else fp16, where the device has it natively.",
 )
-@SPLIT
+@options.SPLIT
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option(
     "--workers", type=click.IntRange(0), help="Processes that decode.  [default: none on a CPU, else one a processor]"
 )
-@ON_ERROR
+@options.ON_ERROR
 def fit_scratch_command(output: "Output", images: Path, runs: Path, **given: Any) -> None:
     """Train VGG16 on an image set, every weight from scratch.
 
@@ -250,15 +192,15 @@ def fit_scratch_command(output: "Output", images: Path, runs: Path, **given: Any
 @click.argument("images", type=FOLDER)
 @click.argument("runs", type=FOLDER)
 @click.option("--name", default="pixel-mlp", show_default=True, help="Name of the configuration.")
-@seeds_option("0-9")
-@recipe("default")
-@STOPPING
+@options.seeds_option("0-9")
+@options.recipe("default")
+@options.STOPPING
 @click.option("--image-size", type=click.IntRange(1), default=224, show_default=True, help="Side in pixels.")
-@USE_VIEWS
-@SPLIT
-@JOBS
+@options.USE_VIEWS
+@options.SPLIT
+@options.JOBS
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
-@ON_ERROR
+@options.ON_ERROR
 def fit_mlp_command(output: "Output", images: Path, runs: Path, **given: Any) -> None:
     """Train a perceptron of three hidden layers on raw pixels.
 
@@ -295,7 +237,7 @@ def evaluate_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> 
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--weights", help="Where the base's weights are now, if they were moved.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-@ON_ERROR
+@options.ON_ERROR
 @click.option("--csv", "as_csv", is_flag=True, help="Print path,rank,class,probability as CSV.")
 def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_csv: bool, **given: Any) -> None:
     """Name what is on image files, and on all images in folders.
@@ -330,9 +272,9 @@ def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_cs
     show_default=True,
     help="Of each training image, for the pretrained model.",
 )
-@seeds_option("0-9", about="Of the pretrained model's head, such as 0-9 or 0,3,5-7.")
-@seeds_option("0-4", "--mlp-seeds", "Of the MLP on pixels.")
-@seeds_option("0", "--scratch-seeds", "Of VGG16 from scratch.")
+@options.seeds_option("0-9", about="Of the pretrained model's head, such as 0-9 or 0,3,5-7.")
+@options.seeds_option("0-4", "--mlp-seeds", "Of the MLP on pixels.")
+@options.seeds_option("0", "--scratch-seeds", "Of VGG16 from scratch.")
 @click.option("--epochs", type=click.IntRange(1), default=15, show_default=True, help="Of all three models.")
 @click.option(
     "--image-size", type=click.IntRange(32), default=224, show_default=True, help="Of the baselines, in pixels."
@@ -348,9 +290,9 @@ def predict_command(output: "Output", run: Path, images: tuple[Path, ...], as_cs
 @click.option("--split", default="paper", show_default=True, help="paper, 80/10/10, own, or a CSV.")
 @click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--paper-metric", is_flag=True, help="Add the mean of batch means, which the paper published.")
-@JOBS
+@options.JOBS
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-@ON_ERROR
+@options.ON_ERROR
 def reproduce_command(output: "Output", images: Path, out: Path, **given: Any) -> None:
     """Measure the paper's tables and figures anew.
 

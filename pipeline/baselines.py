@@ -16,14 +16,22 @@ import numpy.typing as npt
 from cache import Entry, Index
 from cache.atomic import writing_folder
 from pipeline.augmentation import AUGMENTATION
-from pipeline.environment import native_precisions
+from pipeline.environment import decoders, native_precisions
 from pipeline.errors import HeadError
 from pipeline.fitting import Fitting, fitting_of
 from pipeline.heads import make_head
 from pipeline.heads.storage import TENSORS, save_head
 from pipeline.image_set import require_apart
 from pipeline.lock import alone
-from pipeline.pixels import SIDE, Pictures, decoders, pixel_recipe, pixel_transform, read_index, read_pixels
+from pipeline.pixels import (
+    SIDE,
+    Pictures,
+    pixel_recipe,
+    pixel_transform,
+    read_index,
+    read_pixels,
+    require_decodable,
+)
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
 from pipeline.run import Run
@@ -261,13 +269,13 @@ def _plan(
     skipped, and so how the others are split, is known only once all were decoded.
     """
     require_apart(Path(images), Path(runs), "runs folder")
-    for decoded in (on_error == "skip", True):
-        index = read_index(images, transform, on_error=on_error, decoded=decoded, progress=progress)
-        source = Source(index, pixel_recipe(transform.crop_size), "")
-        parts = make_split(index, split, split_seed)
-        plan = make_plan(source, parts, Path(runs), **asked)
-        if not plan.missing:
-            break
+    decoded = on_error == "skip"
+    index = read_index(images, transform, on_error=on_error, decoded=decoded, progress=progress)
+    source = Source(index, pixel_recipe(transform.crop_size), "")
+    parts = make_split(index, split, split_seed)
+    plan = make_plan(source, parts, Path(runs), **asked)
+    if plan.missing and not decoded:
+        require_decodable(index, transform, progress)
     for note in plan.runs[0].notes:
         progress.note(note)
     return source, parts, plan

@@ -55,6 +55,11 @@ def machine(device: str = "cpu") -> dict[str, str | int]:
     return {**found, "gpu": torch.cuda.get_device_name(device)}
 
 
+def decoders() -> int:
+    """Return how many threads or processes decode: as many as processors, at most 16."""
+    return min(os.cpu_count() or 1, 16)
+
+
 def native_precisions(device: str) -> list[str]:
     """Return the arithmetic that a device has of its own: `fp32`, and `bf16` and `fp16` where it is fast.
 

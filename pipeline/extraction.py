@@ -3,12 +3,11 @@
 torch is imported only when something is to be computed: a second extraction of the same images answers at once.
 """
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cache import CacheError, Entry, FeatureCache, Index, Recipe
 from cache.atomic import human_size, require_room
@@ -17,16 +16,14 @@ from cache.recipe import STORAGE
 from cache.shard import held_views
 from pipeline.changes import Changes
 from pipeline.computing import Computing
+from pipeline.environment import decoders
 from pipeline.errors import BaseError, ImageSetError, UnreadableImages
-from pipeline.image_set import Fingerprints, ImageSet, fingerprint, read_image_set
+from pipeline.image_set import Fingerprints, ImageSet, fingerprint, read_image_set, require_apart
 from pipeline.order import Order, open_cache
 from pipeline.printable import printable
 from pipeline.progress import SILENT, Progress
 from pipeline.split import make_split
 from pipeline.weights import WeightsSource
-
-if TYPE_CHECKING:
-    pass
 
 MOST_VIEWS = 1000
 
@@ -122,7 +119,7 @@ def extract(
         What was done.
 
     Raises:
-        ImageSetError: The folder is not an image set, or none of its images can be read.
+        ImageSetError: The folder is not an image set, the cache lies inside it, or none of its images can be read.
         UnreadableImages: Some images cannot be read and `on_error` is `fail`; all other features are kept.
         RecipeMismatch: The cache was made with another recipe.
         SplitError: The split does not fit the images.
@@ -140,9 +137,9 @@ def extract(
         f"the split {split} says which images get more views than one, and one was asked for: ask for more, such as "
         "--views 4, or leave the split to `manyheads fit-head`",
     )
-    workers = workers or min(os.cpu_count() or 1, 16)
+    workers = workers or decoders()
     image_set = read_image_set(images)
-    _require_apart(image_set.root, Path(cache))
+    require_apart(image_set.root, Path(cache), "cache")
     order = Order(base, WeightsSource.parse(weights), transform_of, precision, store, device)
     folder = open_cache(Path(cache), order, progress)
     found = fingerprint(image_set, workers, progress)
@@ -249,15 +246,6 @@ def _lacking(entries: Iterable[Entry], views: range, held: Mapping[str, Sequence
     wanted = dict.fromkeys(entry.digest for entry in entries)
     found = {digest: sorted(set(views).difference(held.get(digest, ()))) for digest in wanted}
     return {digest: numbers for digest, numbers in found.items() if numbers}
-
-
-def _require_apart(images: Path, cache: Path) -> None:
-    """Refuse a cache that the next extraction would take for a class of the image set."""
-    if cache.resolve().is_relative_to(images.resolve()):
-        raise CacheError(
-            f"The cache {cache} would lie inside the image set {images}, where every folder is a class. "
-            "Name a folder outside it."
-        )
 
 
 def _announce(

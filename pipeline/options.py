@@ -1,13 +1,15 @@
-"""How the command line's options are read: seeds, sizes of layers, hyper-parameters by name, grids."""
+"""The options that several commands share, and how they are read: seeds, layer sizes, hyper-parameters, grids."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from pipeline.wording import seeds_text
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Hyper-parameters that have an option of their own; all others are given by --set.
 OWN = ("epochs", "lr", "dropout", "batch_size", "hidden", "weight_decay", "patience")
@@ -110,3 +112,59 @@ def _read(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def together(*parts: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Make one decorator of several options, which the help shows in this order."""
+
+    def decorate(function: Command) -> Command:
+        for part in reversed(parts):
+            function = part(function)
+        return function
+
+    return decorate
+
+
+SPLIT = together(
+    click.option("--split", help="80/10/10, paper, own, or a CSV.  [default: the image set's own, else 80/10/10]"),
+    click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True),
+)
+STOPPING = together(
+    click.option("--weight-decay", type=float, help="L2 penalty of Adam.  [default: 0]"),
+    click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a lower val loss."),
+)
+USE_VIEWS = click.option(
+    "--use-views",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Views of each training image; every epoch draws one.",
+)
+JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs fitted side by side.  [default: one a processor]")
+ON_ERROR = click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What unreadable images mean in the end.",
+)
+
+
+def recipe(defaults: str) -> Callable[[Command], Command]:
+    """Make the options of the paper's training recipe; their defaults are those of the head that is named."""
+    return together(
+        click.option("--epochs", type=click.IntRange(1), help=f"[{defaults}: 15]"),
+        click.option("--lr", type=float, help=f"Learning rate of Adam.  [{defaults}: 1e-4]"),
+        click.option("--dropout", type=float, help=f"Share of features dropped in training.  [{defaults}: 0.5]"),
+        click.option("--batch-size", type=click.IntRange(1), help=f"[{defaults}: 16]"),
+        click.option(
+            "--hidden",
+            callback=sizes,
+            help=f"Sizes of the hidden layers, such as 84-63-42.  [{defaults}: 4, 3 and 2 times the classes]",
+        ),
+    )
+
+
+def seeds_option(default: str, name: str = "--seeds", about: str = "Such as 0-9 or 0,3,5-7.") -> Callable[[Any], Any]:
+    """Make an option that takes seeds."""
+    return click.option(name, callback=seeds, default=default, show_default=True, help=about)

@@ -4,7 +4,6 @@ So a baseline is a run like any other: a classifier over rows of numbers, which 
 themselves, decoded when they are needed instead of kept in a cache.
 """
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from cache import Entry, Index, Recipe
 from pipeline.augmentation import AUGMENTATION, Augmentation, view_of
 from pipeline.computing import ahead
 from pipeline.decode import DECODE_VERSION, decode
+from pipeline.environment import decoders
 from pipeline.errors import ImageSetError, RunError, UnreadableImage, UnreadableImages
 from pipeline.image_set import digest_of, fingerprint, read_image_set
 from pipeline.printable import printable
@@ -36,11 +36,6 @@ PIXELS = "pixels"
 SIDE = 224  # of the paper's images, in pixels
 RESIZED = 256  # their short side before the crop
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the paper normalised
-
-
-def decoders() -> int:
-    """Return how many threads or processes decode: as many as processors, at most 16."""
-    return min(os.cpu_count() or 1, 16)
 
 
 def pixel_transform(image_size: int = SIDE) -> Transform:
@@ -93,35 +88,64 @@ def read_index(
     """
     if on_error not in ("fail", "skip"):
         raise ImageSetError(f"on_error {on_error!r} is neither 'fail' nor 'skip'.")
-    workers = decoders()
     image_set = read_image_set(images)
-    found = fingerprint(image_set, workers, progress)
-    reasons: dict[str, str] = dict(found.unreadable)
-    looked = found.entries if decoded else ()
-    watched = progress if looked else SILENT
-    with ThreadPoolExecutor(workers) as pool, watched.steps("checking", len(looked), "images") as advance:
-        check = partial(_reason, image_set.root, transform)
-        try:
-            for entry, reason in zip(looked, ahead(pool, check, looked, 2 * workers), strict=True):
-                reasons |= {entry.path: reason} if reason else {}
-                advance(1)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    found = fingerprint(image_set, decoders(), progress)
+    reasons = dict(found.unreadable)
+    if decoded:
+        reasons |= _undecodable(image_set.root, found.entries, transform, progress)
     skipped = tuple(sorted(reasons.items()))
     entries = tuple(entry for entry in found.entries if entry.path not in reasons)
-    if skipped and (on_error == "fail" or not entries):
-        listed = "\n".join(f"  {printable(path)}: {reason}" for path, reason in skipped)
-        failure = ImageSetError if not entries else UnreadableImages
-        raise failure(
-            f"{len(skipped)} of {len(image_set.images)} images in {images} cannot be read. Mend or remove these files, "
-            f"or add `--on-error skip` to go on without them:\n{listed}"
-        )
+    if on_error == "fail" or not entries:
+        _refuse(skipped, len(image_set.images), images)
     return Index(
         entries=entries,
         classes=tuple(sorted({entry.label for entry in entries})),
         skipped=skipped,
         images=str(image_set.root.absolute()),
         recipe_digest="",
+    )
+
+
+def require_decodable(index: Index, transform: Transform, progress: Progress = SILENT) -> None:
+    """Decode every image of an index that was read without doing so.
+
+    Args:
+        index: The images.
+        transform: What each must go through.
+        progress: Told how many are done.
+
+    Raises:
+        ImageSetError: None of them can be read.
+        UnreadableImages: Some of them cannot be read.
+    """
+    reasons = _undecodable(Path(index.images), index.entries, transform, progress)
+    _refuse(tuple(sorted(reasons.items())), len(index.entries), index.images)
+
+
+def _undecodable(root: Path, entries: Sequence[Entry], transform: Transform, progress: Progress) -> dict[str, str]:
+    """Return why images cannot be used, by path."""
+    reasons: dict[str, str] = {}
+    workers = decoders()
+    with ThreadPoolExecutor(workers) as pool, progress.steps("checking", len(entries), "images") as advance:
+        check = partial(_reason, root, transform)
+        try:
+            for entry, reason in zip(entries, ahead(pool, check, entries, 2 * workers), strict=True):
+                reasons |= {entry.path: reason} if reason else {}
+                advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return reasons
+
+
+def _refuse(skipped: Sequence[tuple[str, str]], images: int, folder: Path | str) -> None:
+    """Refuse images that cannot be read, if there are any."""
+    if not skipped:
+        return
+    listed = "\n".join(f"  {printable(path)}: {reason}" for path, reason in skipped)
+    failure = ImageSetError if len(skipped) == images else UnreadableImages
+    raise failure(
+        f"{len(skipped)} of {images} images in {folder} cannot be read. Mend or remove these files, or add "
+        f"`--on-error skip` to go on without them:\n{listed}"
     )
 
 

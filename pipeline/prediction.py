@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.computing import ahead
 from pipeline.decode import DECODE_VERSION, EXTENSIONS, decode
+from pipeline.environment import decoders
 from pipeline.errors import ImageSetError, RunError, UnreadableImage, UnreadableImages, WeightsError
 from pipeline.pixels import PIXELS, pixel_base
 from pipeline.printable import printable
@@ -98,7 +99,7 @@ def predict(
     base = _base(fitted, weights, device, progress)
     found: list[Prediction] = []
     skipped = closed.copy()
-    workers = min(os.cpu_count() or 1, 16)
+    workers = decoders()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         decoded = ahead(pool, partial(_read, base), paths, 2 * BATCH + workers)

@@ -378,7 +378,7 @@ def test_a_folder_of_other_things_is_refused(few: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("inside", [".", "cache", "beach/cache", "../few/cache"])
 def test_a_cache_inside_the_image_set_is_refused(few: Path, inside: str) -> None:
     before = sorted(few.rglob("*"))
-    with pytest.raises(CacheError, match="inside the image set"):
+    with pytest.raises(ImageSetError, match="inside the image set"):
         take(few, few / inside)
     assert sorted(few.rglob("*")) == before
 
