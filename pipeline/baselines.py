@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cache import Entry, Index
 from cache.atomic import writing_folder
+from cache.lock import locked
 from pipeline.augmentation import AUGMENTATION
 from pipeline.environment import decoders, native_precisions
 from pipeline.errors import HeadError
@@ -22,7 +23,6 @@ from pipeline.fitting import Fitting, fitting_of
 from pipeline.heads import make_head
 from pipeline.heads.storage import TENSORS, save_head
 from pipeline.image_set import require_apart
-from pipeline.lock import alone
 from pipeline.pixels import (
     SIDE,
     Pictures,
@@ -192,8 +192,7 @@ def fit_scratch(
     for run in plan.runs:
         folder = plan.folder_of(run)
         if run in plan.missing:
-            waiting = f"another process is training {run.label}: waiting until it is done"
-            with alone(folder.with_name(f".{folder.name}.lock"), waiting, progress):
+            with locked(folder.with_name(f".{folder.name}.lock"), f"{run.label} is being trained", progress.note):
                 if not folder.exists():
                     _train(run, partial(pictures_of, run, source.index, parts), folder, workers, progress)
         # Also where it was killed between the last two steps.

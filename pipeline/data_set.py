@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.atomic import remove_leftovers, require_room, writing_folder
+from cache.lock import locked
 from pipeline.errors import DownloadError, ImageSetError
-from pipeline.lock import alone
 from pipeline.progress import SILENT, Progress
 
 
@@ -165,8 +165,7 @@ def obtain(data: DataSet, folder: Path | str, *, url: str | None = None, progres
     if not (kept := _is_there(data, folder)):
         if place == Path.cwd():
             raise DownloadError(f"{folder} is the folder that you are in, which would be replaced: name one inside it")
-        waiting = f"another process is downloading to {folder}: waiting until it is done"
-        with alone(place.parent / f".{place.name}.lock", waiting, progress):
+        with locked(place.parent / f".{place.name}.lock", f"{folder} is being downloaded", progress.note):
             if not (kept := _is_there(data, folder)):
                 _bring(data, place, archive, url or data.url, progress)
     archive.unlink(missing_ok=True)

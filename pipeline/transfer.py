@@ -15,8 +15,8 @@ from urllib.request import Request, urlopen
 
 from cache.atomic import human_size, require_room
 from cache.errors import NoRoom
+from cache.lock import alone
 from pipeline.errors import DownloadError
-from pipeline.lock import alone
 from pipeline.progress import SILENT, Progress
 
 MEGABYTE = 10**6
@@ -83,7 +83,9 @@ def fetch(
     if not url.lower().startswith(("http://", "https://")):
         raise DownloadError("an address begins with http:// or https://")
     partial = partial_of(path)
-    with alone(partial, f"another process is downloading {name}: waiting until it is done", progress) as file:
+    with alone(
+        partial, lambda: f"another process is downloading {name}: waiting until it is done", progress.note
+    ) as file:
         if path.exists():
             _require(path, checksum)
             return

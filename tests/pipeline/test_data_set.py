@@ -294,7 +294,9 @@ def test_two_at_once_make_it_once(site: Site, tmp_path: Path) -> None:
     assert site.held.wait(30)
     second = start(data, folder)
     assert second.stdout is not None
-    assert second.stdout.readline() == f"another process is downloading to {folder}: waiting until it is done\n"
+    said = second.stdout.readline()
+    assert said.startswith(f"{folder} is being downloaded by process {first.pid} on ")
+    assert said.endswith(": waiting until it is done\n")
     hold.set()
     assert first.communicate(timeout=30)[0].endswith("new\n")
     assert second.communicate(timeout=30)[0] == "kept\n"
