@@ -50,10 +50,8 @@ class FeatureCache:
         path = Path(path)
         if is_cache(path):
             cls.open(path).recipe.require_same(recipe, path)
-        elif path.exists() and (not path.is_dir() or any(not _is_hidden(entry) for entry in path.iterdir())):
-            raise CacheError(
-                f"{path} exists and is not a feature cache. Name a new or empty folder, so that nothing is mixed up."
-            )
+        else:
+            require_free(path)
         recipe_file = RecipeFile(recipe, made_from)
         recipe_file.write(path)
         return cls(path, recipe_file)
@@ -167,6 +165,18 @@ class FeatureCache:
 def is_cache(path: Path) -> bool:
     """Whether a folder is a feature cache, of this format or another."""
     return os.path.isfile(path / "recipe.json")  # noqa: PTH113 - Path's raises where a folder may not be looked at
+
+
+def require_free(path: Path) -> None:
+    """Refuse to make a cache where there are other things.
+
+    Raises:
+        CacheError: The path is a file, or a folder that is not empty (hidden files aside).
+    """
+    if path.exists() and (not path.is_dir() or any(not _is_hidden(entry) for entry in path.iterdir())):
+        raise CacheError(
+            f"{path} exists and is not a feature cache. Name a new or empty folder, so that nothing is mixed up."
+        )
 
 
 def _is_hidden(path: Path) -> bool:

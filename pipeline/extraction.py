@@ -4,25 +4,24 @@ torch is imported only when something is to be computed: a second extraction of 
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cache import CacheError, Entry, FeatureCache, Index, Recipe
+from cache import Index, NoRoom
 from cache.atomic import human_size, require_room
-from cache.hdf5 import opened
+from cache.lock import writing
 from cache.recipe import STORAGE
-from cache.shard import held_views
 from pipeline.changes import Changes
 from pipeline.computing import Computing
 from pipeline.environment import decoders
 from pipeline.errors import BaseError, ImageSetError, UnreadableImages
-from pipeline.image_set import Fingerprints, ImageSet, fingerprint, read_image_set, require_apart
+from pipeline.image_set import fingerprint, read_image_set, require_apart
 from pipeline.order import Order, open_cache
 from pipeline.printable import printable
 from pipeline.progress import SILENT, Progress
-from pipeline.split import make_split
+from pipeline.survey import Lacking, Survey, Wanted
 from pipeline.weights import WeightsSource
 
 MOST_VIEWS = 1000
@@ -89,12 +88,14 @@ def extract(
     batch_size: int = 16,
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
+    max_size: int | None = None,
     progress: Progress = SILENT,
 ) -> Extraction:
     """Compute the features that a cache lacks, and write which image is which row.
 
     A feature belongs to the image's bytes: an image that was renamed, moved to another class or listed twice is not
-    computed again, one whose bytes changed is. Killed at any moment, the same call goes on after the last shard.
+    computed again, one whose bytes changed is. Killed at any moment, the same call goes on after the last shard. Two
+    calls on one cache take turns; where there is nothing to do, nothing is written and nobody waits.
 
     Args:
         images: Folder of the image set.
@@ -113,6 +114,7 @@ def extract(
         batch_size: Images, or views, in one pass through the base; at most the 128 of a shard.
         workers: Threads that decode; as many as processors, at most 16, if not given.
         on_error: What unreadable images mean in the end: `fail` raises, `skip` leaves them out of the index.
+        max_size: Bytes that the cache may take in all; what would grow beyond is refused before it is computed.
         progress: Told what happens.
 
     Returns:
@@ -123,7 +125,7 @@ def extract(
         UnreadableImages: Some images cannot be read and `on_error` is `fail`; all other features are kept.
         RecipeMismatch: The cache was made with another recipe.
         SplitError: The split does not fit the images.
-        NoRoom: The disk cannot hold the features.
+        NoRoom: The disk cannot hold the features, or they would grow beyond `max_size`.
         ManyheadsError: The base or the weights cannot be had as asked.
     """
     started = time.perf_counter()
@@ -143,58 +145,31 @@ def extract(
     order = Order(base, WeightsSource.parse(weights), transform_of, precision, store, device)
     folder = open_cache(Path(cache), order, progress)
     found = fingerprint(image_set, workers, progress)
-
-    shards = folder.shards()
-    held = held_views(shards)
-    failed_before = {digest for shard in shards for digest in shard.failures}
-    before = _index_before(folder)
+    survey = Survey(folder, image_set, found, Wanted(views, split, split_seed))
     computing = Computing(folder, image_set.root, batch_size, workers, progress)
-    paths = {entry.digest: entry.path for entry in reversed(found.entries)}
-
-    def compute(lacking: Mapping[str, Sequence[int]], unit: str) -> dict[str, str]:
-        if not lacking:
-            return {}
-        # What failed before is tried again apart, so that a resumed extraction cuts the rest into the same shards.
-        fresh = {digest: numbers for digest, numbers in lacking.items() if digest not in failed_before}
-        again = {digest: numbers for digest, numbers in lacking.items() if digest in failed_before}
-        return computing.run(order.base(progress), paths, (fresh, again), unit)
-
-    lacking = _lacking(found.entries, range(1), held)
-    # Chosen here as well, so that a split that does not fit is refused before the work, and the size is told.
-    skipped = dict(before.skipped) if before else {}
-    missing = [entry for entry in found.entries if entry.digest in lacking]
-    broken = {entry.digest: skipped[entry.path] for entry in missing if entry.path in skipped}
-    likely = _index(image_set, found, broken, folder.recipe)
-    drawn = _lacking(_training(likely, views, split, split_seed), range(1, views), held)
-    _announce(folder, len(found.entries) - len(missing), lacking, drawn, progress)
-    if drawn and split is None and not likely.has_parts:
-        progress.note("no split is known, so all images get views; with --split only the training images do")
-    failures = compute(lacking, "images")
-    index = _index(image_set, found, failures, folder.recipe)
-    _require_readable(image_set, index, folder, on_error)
-    training = _training(index, views, split, split_seed)
-    drawn = _lacking(training, range(1, views), held)
-    failed_later = compute(drawn, "views")
-    if failed_later:
-        index = _index(image_set, found, failures | failed_later, folder.recipe)
-        _require_readable(image_set, index, folder, on_error)
-    if index != before or not _has_its_shards(folder):
-        folder.write_index(index)
-    computed = len(lacking) - len(failures)
+    if survey.is_complete:  # then nothing is written: the cache may stand on a read-only disk
+        filled = _Filled(survey.likely)
+        _require_readable(survey, filled.index, on_error)
+    else:
+        with writing(folder.path, progress.note):
+            folder.clean()
+            survey = Survey(folder, image_set, found, survey.wanted)  # another process may have written meanwhile
+            filled = _fill(survey, order, computing, on_error, max_size)
+    index = filled.index
     return Extraction(
         cache=folder.path,
         images=len(index.entries),
         classes=len(index.classes),
-        computed=computed,
-        cached=len(index.entries) - computed,
+        computed=filled.computed,
+        cached=len(index.entries) - filled.computed,
         views=views,
-        viewed=sum(entry.digest not in failed_later for entry in training),
-        views_computed=sum(len(numbers) for digest, numbers in drawn.items() if digest not in failed_later),
+        viewed=len(survey.wanted.training(index)),
+        views_computed=filled.views_computed,
         split=None if split is None else str(split),
         split_seed=split_seed,
         skipped=index.skipped,
         strays=image_set.strays,
-        changes=Changes.between(before.entries, index.entries) if before else None,
+        changes=Changes.between(survey.before.entries, index.entries) if survey.before else None,
         recipe=folder.recipe.as_dict(),
         random_weights=folder.recipe.random_weights,
         size=folder.size(),
@@ -203,22 +178,45 @@ def extract(
     )
 
 
-def _index(image_set: ImageSet, found: Fingerprints, failures: Mapping[str, str], recipe: Recipe) -> Index:
-    """Make the index of all images but those whose digest has failed."""
-    entries = tuple(entry for entry in found.entries if entry.digest not in failures)
-    unreadable = [(entry.path, failures[entry.digest]) for entry in found.entries if entry.digest in failures]
-    return Index(
-        entries=entries,
-        classes=tuple(sorted({entry.label for entry in entries})),
-        skipped=tuple(sorted([*found.unreadable, *unreadable])),
-        images=str(image_set.root.absolute()),
-        recipe_digest=recipe.digest,
-    )
+@dataclass(frozen=True)
+class _Filled:
+    """The index of a cache that has all that is wanted, and how many features and views were computed for that."""
+
+    index: Index
+    computed: int = 0
+    views_computed: int = 0
 
 
-def _require_readable(image_set: ImageSet, index: Index, cache: FeatureCache, on_error: str) -> None:
+def _fill(survey: Survey, order: Order, computing: Computing, on_error: str, max_size: int | None) -> _Filled:
+    """Compute what a cache lacks, and write its index."""
+    paths = {entry.digest: entry.path for entry in reversed(survey.found.entries)}
+
+    def compute(lacking: Lacking, unit: str) -> dict[str, str]:
+        if not lacking:
+            return {}
+        # What failed before is tried again apart, so that a resumed extraction cuts the rest into the same shards.
+        again = {digest: numbers for digest, numbers in lacking.items() if digest in survey.failed_before}
+        fresh = {digest: numbers for digest, numbers in lacking.items() if digest not in again}
+        return computing.run(order.base(computing.progress), paths, (fresh, again), unit)
+
+    _announce(survey, max_size, computing.progress)
+    failures = compute(survey.lacking, "images")
+    index = survey.index(failures)
+    _require_readable(survey, index, on_error)
+    drawn = survey.lacking_views(index)
+    failed_later = compute(drawn, "views")
+    if failed_later:
+        index = survey.index(failures | failed_later)
+        _require_readable(survey, index, on_error)
+    if not survey.is_written(index):
+        survey.cache.write_index(index)
+    views = sum(len(numbers) for digest, numbers in drawn.items() if digest not in failed_later)
+    return _Filled(index, len(survey.lacking) - len(failures), views)
+
+
+def _require_readable(survey: Survey, index: Index, on_error: str) -> None:
     """Refuse images that cannot be read, or, where these may be skipped, a set that has no others."""
-    images, skipped = image_set.root, index.skipped
+    images, skipped = survey.images.root, index.skipped
     if not index.entries:
         raise ImageSetError(
             f"None of the {len(skipped)} images in {images} can be read, so there are no features to keep. Mend or "
@@ -226,66 +224,52 @@ def _require_readable(image_set: ImageSet, index: Index, cache: FeatureCache, on
         )
     if skipped and on_error == "fail":
         raise UnreadableImages(
-            f"{len(skipped)} of {len(image_set.images)} images in {images} cannot be read; the features of "
-            f"the other {len(index.entries)} are kept in {cache.path}. Mend or remove these files and run the same "
-            f"command again, or add `--on-error skip` to go on without them:\n{_listed(skipped)}"
+            f"{len(skipped)} of {len(skipped) + len(index.entries)} images in {images} cannot be read; the features of "
+            f"the other {len(index.entries)} are kept in {survey.cache.path}. Mend or remove these files and run the "
+            f"same command again, or add `--on-error skip` to go on without them:\n{_listed(skipped)}"
         )
 
 
-def _training(index: Index, views: int, split: str | Path | None, seed: int) -> Sequence[Entry]:
-    """Return the images that get more views than one: those that train, or all where no split is known."""
-    if views == 1 or not index.entries:
-        return ()
-    if split is None and not index.has_parts:
-        return index.entries
-    return [index.entries[row] for row in make_split(index, split, seed).rows["train"]]
-
-
-def _lacking(entries: Iterable[Entry], views: range, held: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
-    """Return which of these views images lack, by digest, in the order of the images."""
-    wanted = dict.fromkeys(entry.digest for entry in entries)
-    found = {digest: sorted(set(views).difference(held.get(digest, ()))) for digest in wanted}
-    return {digest: numbers for digest, numbers in found.items() if numbers}
-
-
-def _announce(
-    cache: FeatureCache,
-    cached: int,
-    lacking: Mapping[str, Sequence[int]],
-    drawn: Mapping[str, Sequence[int]],
-    progress: Progress,
-) -> None:
+def _announce(survey: Survey, max_size: int | None, progress: Progress) -> None:
     """Say what will be computed and how large it gets, before it starts; refuse what the disk cannot hold."""
+    lacking, drawn = survey.lacking, survey.lacking_views(survey.likely)  # a split that does not fit is refused here
     views = sum(map(len, drawn.values()))
     if not lacking and not views:
         return
-    recipe = cache.recipe
-    size = (len(lacking) + views) * recipe.row_bytes
-    free = require_room(
-        cache.path, size, f"{len(lacking) + views} features of {recipe.dimension} {recipe.storage} numbers"
-    )
+    cache = survey.cache
+    size = (len(lacking) + views) * cache.recipe.row_bytes
+    numbers = f"{cache.recipe.dimension} {cache.recipe.storage}"
+    free = require_room(cache.path, size, f"{len(lacking) + views} features of {numbers} numbers")
+    _require_small(survey, survey.growth(len(lacking) + views), max_size)
     said = [f"{len(lacking)} features"] if lacking else []
     if views:
         even = views == len(drawn) * max(map(len, drawn.values())) > len(drawn)
         said.append(f"{len(drawn)} x {views // len(drawn)} views" if even else f"{views} views")
     what = f"({' + '.join(said)})" if len(said) > 1 else said[0]
+    cached = sum(entry.digest not in lacking for entry in survey.found.entries)
     progress.note(
-        f"{cached} images are cached; {what} x {recipe.dimension} {recipe.storage} = {human_size(size)} "
+        f"{cached} images are cached; {what} x {numbers} = {human_size(size)} "
         f"will be added to {cache.path} ({human_size(free)} free)"
     )
+    if drawn and survey.wanted.split is None and not survey.likely.has_parts:
+        progress.note("no split is known, so all images get views; with --split only the training images do")
 
 
-def _index_before(cache: FeatureCache) -> Index | None:
-    try:
-        return cache.index() if cache.has_index() else None
-    except CacheError:  # a damaged index is rewritten from the shards
-        return None
-
-
-def _has_its_shards(cache: FeatureCache) -> bool:
-    """Whether every shard that the index's `features` draw on is there; rows of one that is not read as NaN."""
-    with opened(cache.path / "index.h5", "Run the same `manyheads extract` again.") as file:
-        return all((cache.path / source.file_name).exists() for source in file["features"].virtual_sources())
+def _require_small(survey: Survey, growth: int, max_size: int | None) -> None:
+    """Refuse a cache that would become larger than it may."""
+    held = survey.cache.size()
+    if max_size is None or held + growth <= max_size:
+        return
+    way_out = "Allow more, or make a new cache with fewer --views or with --store float16."
+    if survey.unused:
+        way_out = (
+            f"{human_size(survey.unused)} belong to images that are in the set no longer: `manyheads cache prune "
+            f"{survey.cache.path}` frees them. Or allow more."
+        )
+    raise NoRoom(
+        f"{survey.cache.path} takes {human_size(held)} and would grow by up to {human_size(growth)}, to more than the "
+        f"{human_size(max_size)} that it may take (--max-size). Nothing was computed. {way_out}"
+    )
 
 
 def _listed(failures: Sequence[tuple[str, str]]) -> str:

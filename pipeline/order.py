@@ -3,11 +3,13 @@
 torch is imported only when the base itself is needed: whether a cache fits is mostly known without it.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache import FeatureCache, Recipe
-from cache.feature_cache import is_cache
+from cache import FeatureCache, NoRoom, Recipe
+from cache.feature_cache import is_cache, require_free
+from cache.lock import writing
 from cache.recipe import mismatch
 from pipeline.augmentation import AUGMENTATION, AUGMENTATION_VERSION
 from pipeline.decode import DECODE_VERSION
@@ -83,8 +85,13 @@ def open_cache(path: Path, order: Order, progress: Progress) -> FeatureCache:
         if differing:
             raise mismatch(differing, path)
         if held.made_from == order.made_from():
-            held.clean()
             return held
-    cache = FeatureCache.create(path, order.recipe(progress), order.made_from())
-    cache.clean()
-    return cache
+        recipe = order.recipe(progress)
+        held.recipe.require_same(recipe, path)
+        with suppress(NoRoom):  # renewing what it was made from only spares the next extraction from loading torch
+            return FeatureCache.create(path, recipe, order.made_from())
+        return held
+    require_free(path)
+    recipe = order.recipe(progress)
+    with writing(path, progress.note):
+        return FeatureCache.create(path, recipe, order.made_from())
