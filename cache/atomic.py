@@ -1,20 +1,25 @@
-"""Files and folders that appear under their final name whole, or not at all."""
+"""Files and folders that appear under their final name whole, or not at all, whatever is killed or loses power.
+
+Of the file system no more is asked than POSIX promises: a file's content outlives a loss of power once the file is
+synced, and an entry (that something is there, under this name or not at all) once its folder is.
+"""
 
 import errno
 import os
 import re
 import shutil
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.errors import NoRoom
+from cache.process import host, is_alive
 
 SYNCS_AT_ONCE = 32
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+_BROKEN = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP}
 _LEFTOVER = re.compile(r"^\..*\.(?P<host>[^.]+)\.(?P<process>\d{1,9})-\d+\.tmp$")
 
@@ -23,45 +28,48 @@ _LEFTOVER = re.compile(r"^\..*\.(?P<host>[^.]+)\.(?P<process>\d{1,9})-\d+\.tmp$"
 def writing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
 
+    When the block is left, the file is on the disk and so is its name.
+
     Args:
         path: The final name. Its folder is made if need be; a file of that name is replaced in one step.
 
     Raises:
-        NoRoom: The disk is full or the folder cannot be written to. Nothing is left behind.
+        NoRoom: The disk is full or fails, or the folder cannot be written to. Nothing half is left behind.
     """
     temporary = _temporary(path)
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             yield temporary
             _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
+            _name(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # which would hide the first one
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success all in it is synced and it is renamed to `path`.
 
+    When the block is left, the folder with all that is in it is on the disk.
+
     Args:
         path: The final name, which must not exist, or be an empty folder.
 
     Raises:
-        NoRoom: The disk is full or the parent folder cannot be written to. Nothing is left behind.
+        NoRoom: The disk is full or fails, or the parent folder cannot be written to. Nothing half is left behind.
     """
     temporary = _temporary(path)
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         # A restarted container has its host name and process number back, and finds what it left when it was killed.
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         try:
+            temporary.mkdir()
             yield temporary
             _sync_all(temporary)
-            temporary.rename(path)
-            _sync(path.parent)
+            _name(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -71,13 +79,14 @@ def scratch_folder(place: Path) -> Iterator[Path]:
     """Yield an empty folder inside `place` for the time of the block; `remove_leftovers` knows it after a kill.
 
     Raises:
-        NoRoom: The disk fills up inside the block, or `place` cannot be written to.
+        NoRoom: The disk fills up or fails inside the block, or `place` cannot be written to.
     """
     temporary = _temporary(place / "scratch")
     with _explained(temporary):
+        _make_folder(place)  # it stays when the scratch is gone, and others will build on it
         shutil.rmtree(temporary, ignore_errors=True)  # as in `writing_folder`
-        temporary.mkdir(parents=True)
         try:
+            temporary.mkdir()
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -89,21 +98,47 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, if need be; then it is on the disk.
+
+    Raises:
+        NoRoom: The disk is full or fails, or the folder above cannot be written to.
+    """
+    with _explained(path):
+        _make_folder(path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there; not even a loss of power brings it back.
+
+    For what must be gone before something else is written: a removal alone may reach the disk after it.
+
+    Raises:
+        NoRoom: The folder cannot be written to, or the disk fails.
+    """
+    with _explained(path, "removed"), suppress(FileNotFoundError):  # not even the folder is there
+        if os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
+            path.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed processes of this machine left unfinished in a folder; say how many there were.
 
-    The names hold host and process: what another machine or a living process is writing stays.
+    The names hold host and process: what another machine or a living process is writing stays, and so does what cannot
+    be removed, as in a read-only folder.
     """
     removed = 0
     for entry in folder.iterdir() if folder.is_dir() else ():
         found = _LEFTOVER.match(entry.name)
-        if found is None or found["host"] != _host() or _is_alive(int(found["process"])):
+        if found is None or found["host"] != host() or is_alive(int(found["process"])):
             continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
-            entry.unlink(missing_ok=True)
-        removed += 1
+            with suppress(OSError):
+                entry.unlink()
+        removed += not entry.exists()
     return removed
 
 
@@ -132,27 +167,36 @@ def human_size(count: float) -> str:
     return f"{count:.3g} PB"
 
 
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "localhost"
-
-
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}-{threading.get_native_id()}.tmp")
+    return path.with_name(f".{path.name}.{host()}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
-def _is_alive(process: int) -> bool:
-    if process == os.getpid():
-        return True
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+    # Also where it was there: its maker may have been killed before this, or be on the way to it.
+    with suppress(PermissionError):  # a folder of others that one may pass through and not list
+        _sync(path.parent)
+
+
+def _name(temporary: Path, path: Path) -> None:
+    """Rename to the final name, and see that this is on the disk."""
+    new = not os.path.lexists(path)
+    temporary.replace(path)
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        _sync(path.parent)
+    except OSError:
+        if new:  # else the old one is gone: better this one, which is whole, than none
+            path.rename(temporary)
+        raise
 
 
 def _sync(path: Path) -> None:
+    """Return when what is there is on the disk.
+
+    Where that fails, nobody may try again: the system forgets what it could not write, and would say that all is well.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -174,7 +218,7 @@ def _sync_all(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, done: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -182,8 +226,13 @@ def _explained(path: Path) -> Iterator[None]:
             mend = "make room or mend the permissions, then run the same command again"
         elif error.errno in _IN_THE_WAY:
             mend = "remove what is in its way, or choose another name"
+        elif error.errno in _BROKEN:
+            mend = (
+                "the disk, or the connection to it, fails: see the system's log, then run the same command again, or "
+                "choose a folder on another disk"
+            )
         else:
             raise
         raise NoRoom(
-            f"{path} could not be written: {os.strerror(error.errno)}. All that was complete before is kept; {mend}."
+            f"{path} could not be {done}: {os.strerror(error.errno)}. All that was complete before is kept; {mend}."
         ) from error

@@ -16,6 +16,7 @@ from datetime import datetime
 from io import FileIO
 from pathlib import Path
 
+from cache.atomic import make_folder
 from cache.errors import NoRoom
 from cache.process import host, is_alive
 
@@ -127,7 +128,7 @@ def alone(path: Path, waiting: Callable[[], str], tell: Callable[[str], None] = 
     """
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             file = path.open("a+b", buffering=0)
         except OSError as error:
             raise _refused(path, error) from error

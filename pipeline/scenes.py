@@ -4,17 +4,15 @@ Season, sun, camera, scale and rotation are drawn per image and elements are sha
 alone does not tell a class.
 """
 
-import contextlib
 import itertools
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cache.errors import NoRoom
+from cache.atomic import writing_file
 from pipeline.errors import ImageSetError
 from pipeline.progress import SILENT, Progress
 from pipeline.scenery import Scene, box, mix, ramp
@@ -294,22 +292,8 @@ def draw_image_set(
         for name, number in itertools.product(CLASSES, range(per_class)):
             file = folder / name / f"{name}{number:0{digits}}.jpg"
             if not file.exists():
-                _save(draw_scene(name, seed * _MOST + number, size), file)
+                with writing_file(file) as temporary:
+                    draw_scene(name, seed * _MOST + number, size).save(temporary, "JPEG", quality=95)
                 drawn += 1
             advance(1)
     return drawn
-
-
-def _save(image: Image.Image, file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, "JPEG", quality=95)
-        temporary.replace(file)
-    except OSError as error:
-        raise NoRoom(
-            f"Asked to draw {file}, but it cannot be written: {error}. Free some space or name another folder."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -1,10 +1,14 @@
 """What is written is there whole or not at all, whatever happens meanwhile."""
 
+import errno
 import os
 import re
 import resource
+import shutil
+import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.atomic import human_size, remove_leftovers, require_room, write_text, writing_file, writing_folder
+from cache.atomic import (
+    human_size,
+    make_folder,
+    remove_file,
+    remove_leftovers,
+    require_room,
+    scratch_folder,
+    write_text,
+    writing_file,
+    writing_folder,
+)
 from cache.errors import NoRoom
 
 KILLED = """
@@ -114,6 +128,112 @@ def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path: Path, limit: int,
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [entry.name for entry in tmp_path.iterdir()] == ([] if old is None else ["file"])
     assert old is None or path.read_text() == old
+
+
+class FailingSync:
+    """`os.fsync` of a disk that gives in at the n-th call, as one with a quota or a broken one does.
+
+    Attributes:
+        calls: What was synced so far: F for a file, D for a folder.
+    """
+
+    def __init__(self, fails_at: int, number: int) -> None:
+        self.fails_at, self.number, self.calls, self.sync = fails_at, number, "", os.fsync
+        self.one_by_one = threading.Lock()
+
+    def __call__(self, handle: int) -> None:
+        with self.one_by_one:
+            self.calls += "D" if stat.S_ISDIR(os.fstat(handle).st_mode) else "F"
+            if len(self.calls) == self.fails_at:
+                raise OSError(self.number, os.strerror(self.number))
+            self.sync(handle)
+
+
+SAID = {
+    errno.EIO: "Input/output error.*; the disk, or the connection to it, fails: see the system's log, then run",
+    errno.EDQUOT: "quota exceeded.*make room",
+    errno.ENOSPC: "No space left on device.*make room",
+}
+
+
+@pytest.mark.parametrize("number", SAID)
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_sync_that_fails_is_explained_and_leaves_the_old_file_or_the_whole_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, old: str | None
+) -> None:
+    path = tmp_path / "file"
+    for fails_at in (1, 2, 3):
+        path.unlink(missing_ok=True)
+        if old is not None:
+            path.write_text(old)
+        with monkeypatch.context() as patched:
+            sync = FailingSync(fails_at, number)
+            patched.setattr(os, "fsync", sync)
+            with pytest.raises(NoRoom, match=f"file could not be written: .*{SAID[number]}"):
+                write_text(path, "new")
+        assert sync.calls == "DFD"[:fails_at]  # what failed is not tried again: it would seem to succeed
+        # Where the folder's sync failed, the old one is replaced already; but a new one is not named.
+        assert (path.read_text() if path.exists() else None) == ("new" if old and fails_at == 3 else old)
+        assert {entry.name for entry in tmp_path.iterdir()} <= {"file"}
+    write_text(path, "newer")
+    assert path.read_text() == "newer"
+
+
+@pytest.mark.parametrize("number", SAID)
+def test_a_folder_whose_syncs_fail_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def write() -> None:
+        with writing_folder(tmp_path / "runs" / "folder") as temporary:
+            (temporary / "below").mkdir()
+            for name in ("one", "below/two"):
+                (temporary / name).write_text("whole")
+
+    # Where the new folder above is, before and after it is made; both files and both folders in it; at last its name.
+    for fails_at in range(1, 8):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", FailingSync(fails_at, number))
+            with pytest.raises(NoRoom, match=SAID[number]):
+                write()
+        assert [path for path in tmp_path.rglob("*") if path.name != "runs"] == []
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    write()
+    assert (tmp_path / "runs" / "folder" / "below" / "two").read_text() == "whole"
+
+
+def test_what_cannot_be_synced_at_all_is_written_nevertheless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")  # as some network file systems say of folders
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_text(tmp_path / "new" / "file", "whole")
+    assert (tmp_path / "new" / "file").read_text() == "whole"
+
+
+def test_folders_are_made_with_those_above(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b" / "c")
+        assert (tmp_path / "a" / "b" / "c").is_dir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NoRoom, match=r"file/a could not be written: File exists\. .* remove what is in its way"):
+        make_folder(tmp_path / "file" / "a")
+
+
+def test_a_file_is_removed_and_one_that_is_not_there_is_no_failure(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    (tmp_path / "link").symlink_to("nowhere")
+    for gone in (path, path, tmp_path / "link", tmp_path / "missing" / "file"):
+        remove_file(gone)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NoRoom, match=r"could not be removed: Is a directory\."):
+        remove_file(tmp_path)
+
+
+def test_a_scratch_folder_is_empty_and_gone_in_the_end(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path / "runs") as folder:
+        assert list(folder.iterdir()) == []
+        assert folder.parent == tmp_path / "runs"
+        (folder / "below").mkdir()
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_what_is_in_the_way_is_explained(tmp_path: Path) -> None:
@@ -225,6 +345,41 @@ def test_a_folder_that_cannot_be_written_to_is_explained(tmp_path: Path) -> None
                 write_text(tmp_path / "file", "new")
             with pytest.raises(NoRoom, match="Permission denied"), writing_folder(tmp_path / "folder"):
                 pass
+            with pytest.raises(NoRoom, match="Permission denied"):
+                make_folder(tmp_path / "folder")
     finally:
         tmp_path.chmod(0o700)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_removed_is_explained_and_leftovers_are_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer(tmp_path, "killed").communicate()
+    before = {entry.name for entry in tmp_path.iterdir()}
+    monkeypatch.chdir(tmp_path)  # which somebody else may be in, and not reach by its whole path
+    tmp_path.chmod(0o555)
+    try:
+        with powerless():
+            assert remove_leftovers(Path()) == 0
+            with pytest.raises(NoRoom, match=r"could not be removed: Permission denied\. .* mend the permissions"):
+                remove_file(Path(before.pop()))
+            remove_file(Path("missing"))
+    finally:
+        tmp_path.chmod(0o700)
+    assert remove_leftovers(tmp_path) == 2
+
+
+def test_a_folder_of_others_that_may_not_be_listed_is_passed_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine").chmod(0o777)
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o311)
+    try:
+        with powerless():
+            write_text(Path("mine/file"), "new")
+    finally:
+        tmp_path.chmod(0o700)
+    assert (tmp_path / "mine" / "file").read_text() == "new"
