@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import numpy.typing as npt
 
 from cache.atomic import remove_leftovers
 from cache.errors import CacheError
-from cache.index import Index, places, read_index, require_held, write_index
+from cache.files import Missing
+from cache.index import Index, read_index, write_index
+from cache.places import places, require_held
 from cache.recipe import Recipe, RecipeFile
-from cache.shard import Shard, complete_views, read_rows, read_shard, write_shard
+from cache.shard import Shard, complete_views, read_rows, read_shard, shard_paths, write_shard
 
 
 class FeatureCache:
@@ -66,8 +69,14 @@ class FeatureCache:
         Raises:
             CacheError: A shard is damaged or of another recipe.
         """
-        folder = self.path / "shards"
-        return [read_shard(path, self.recipe) for path in sorted(folder.glob("[!.]*.h5"))]
+        while True:
+            paths = shard_paths(self.path / "shards")
+            try:
+                return [read_shard(path, self.recipe) for path in paths]
+            except Missing:
+                if shard_paths(self.path / "shards") == paths:
+                    raise
+                # `manyheads cache prune` took it away after writing what is in use of it into another one.
 
     def add_shard(
         self,
@@ -101,14 +110,7 @@ class FeatureCache:
         Raises:
             CacheError: The index is missing, damaged, or belongs to another recipe.
         """
-        index = read_index(self.path / "index.h5")
-        if index.recipe_digest != self.recipe.digest:
-            raise CacheError(
-                f"{self.path / 'index.h5'} belongs to recipe {index.recipe_digest[:12]}…, but recipe.json beside it "
-                f"is {self.recipe.digest[:12]}…. Files of two caches were mixed; run the `manyheads extract` that "
-                "made this cache again, or extract into a new folder."
-            )
-        return index
+        return read_index(self.path / "index.h5", self.recipe)
 
     def write_index(self, index: Index) -> None:
         """Write which image is which row, atomically; readers see the old index or the new one.
@@ -138,28 +140,54 @@ class FeatureCache:
             CacheError: A feature is not in the cache, or its shard is damaged.
             ValueError: There are not as many views as digests.
         """
-        shards = self.shards()
         keys = list(zip(digests, [0] * len(digests) if views is None else views, strict=True))
-        place = places(shards, keys)
-        require_held(place, keys, self.path)
         if out is None:
             out = np.empty((len(digests), self.recipe.dimension), dtype=np.float32)
+        left: Iterable[int] = range(len(keys))
+        while left:
+            left = self._read(keys, left, out, advance)
+        return out
+
+    def _read(
+        self,
+        keys: Sequence[tuple[str, int]],
+        left: Iterable[int],
+        out: npt.NDArray[np.floating],
+        advance: Callable[[int], None],
+    ) -> list[int]:
+        """Read the rows at some positions; return those of shards that `cache prune` has replaced meanwhile."""
+        shards = self.shards()
+        asked = [keys[position] for position in left]
+        place = places(shards, asked)
+        require_held(place, asked, self.path)
         wanted: dict[int, list[tuple[int, int]]] = {}
-        for position, key in enumerate(keys):
-            number, row = place[key]
+        for position in left:
+            number, row = place[keys[position]]
             wanted.setdefault(number, []).append((position, row))
+        replaced: list[int] = []
+        # A whole shard is read even for a few rows, since the seal is over all of it; all into the same memory.
+        most = max((len(shards[number].digests) for number in wanted), default=0)
+        memory = np.empty((most, self.recipe.dimension), dtype=self.recipe.storage)
         for number, pairs in wanted.items():
-            # A whole shard is read even for a few rows: HDF5 reads a list of rows an order of magnitude slower.
-            block = np.empty((len(shards[number].digests), self.recipe.dimension), dtype=self.recipe.storage)
-            read_rows(shards[number], block)
             positions, rows = zip(*pairs, strict=True)
+            block = memory[: len(shards[number].digests)]
+            try:
+                read_rows(shards[number], block)
+            except Missing:
+                replaced.extend(positions)
+                continue
             out[list(positions)] = block[list(rows)]
             advance(len(pairs))
-        return out
+        return replaced
 
     def size(self) -> int:
         """Return the bytes that the cache's files take."""
-        return sum(_sizes(self.path.rglob("*")))
+        size = 0
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                with suppress(OSError):  # it went away meanwhile
+                    size += Path(folder, name).lstat().st_size
+        return size
 
 
 def is_cache(path: Path) -> bool:
@@ -181,7 +209,3 @@ def require_free(path: Path) -> None:
 
 def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".")
-
-
-def _sizes(paths: Iterable[Path]) -> Iterable[int]:
-    return (path.stat().st_size for path in paths if path.is_file())

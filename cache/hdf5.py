@@ -1,59 +1,174 @@
 """Reading and writing HDF5 so that whatever goes wrong has a name and a way out."""
 
 import io
-import os
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from cache.atomic import writing_file
-from cache.errors import CacheError
+from cache.errors import ManyheadsError
+from cache.files import damaged, opened_file, unopened
+from cache.seal import SIZE, is_sealed, seal
 
 
 @contextmanager
-def opened(path: Path, mend: str) -> Iterator[h5py.File]:
-    """Open a file for reading; any damage found inside the block becomes a `CacheError` that ends in `mend`."""
-    try:
-        # best-effort: some network file systems cannot lock, and readers need no lock on files that never change.
-        with h5py.File(path, "r", locking="best-effort") as file:
-            yield file
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, OSError) and error.errno and path.exists():
-            # It may be whole: what `mend` says would throw good work away.
-            raise CacheError(
-                f"{path} cannot be opened: {os.strerror(error.errno)}. Mend its permissions, or close the program that "
-                "has it open for writing, then run the same command again."
-            ) from error
-        state = "is damaged" if path.exists() else "is missing"
-        raise CacheError(f"{path} {state} ({error}). {mend}") from error
+def composed(path: Path, kind: str) -> Iterator[h5py.File]:
+    """Yield a new file that is composed in memory; on success its bytes appear under `path`, sealed and whole.
 
-
-@contextmanager
-def composed(path: Path) -> Iterator[h5py.File]:
-    """Yield a new file that is composed in memory; on success its bytes appear under `path`, whole.
+    Args:
+        path: The final name.
+        kind: What the seal says that it is: `shard` or `index`.
 
     Raises:
         NoRoom: The disk is full or the folder cannot be written to. Nothing is left behind.
     """
-    # In memory, because HDF5 cannot let go of a file that it cannot flush: on a full disk it would fill stderr with
-    # tracebacks and crash the process when it ends. (The core driver's file image would do, but before HDF5 2 its
-    # superblock has a wrong checksum.) From version 1.10's layout on, HDF5's own structures have checksums, and
-    # attributes may be larger than 64 KiB.
     image = io.BytesIO()
-    with h5py.File(image, "w", libver=("v110", "latest")) as file:
+    with composing(image, kind) as file:
         yield file
     with writing_file(path) as temporary:
         temporary.write_bytes(image.getbuffer())
 
 
-def write_strings(file: h5py.File, name: str, values: Sequence[str]) -> None:
-    """Write variable-length UTF-8 strings, (n,)."""
-    file.create_dataset(name, data=np.array(values, dtype=object), dtype=h5py.string_dtype())
+@contextmanager
+def composing(image: io.BytesIO, kind: str) -> Iterator[h5py.File]:
+    """Yield a new file; in the end, `image` holds its bytes, sealed as this kind."""
+    # In memory, because HDF5 cannot let go of a file that it cannot flush: on a full disk it would fill stderr with
+    # tracebacks and crash the process when it ends. (The core driver's file image would do, but before HDF5 2 its
+    # superblock has a wrong checksum.) From version 1.10's layout on, HDF5's own structures have checksums, and
+    # attributes may be larger than 64 KiB.
+    with h5py.File(image, "w", libver=("v110", "latest"), userblock_size=SIZE) as file:
+        yield file
+    data = image.getbuffer()
+    data[:SIZE] = seal(kind, data[SIZE:])
 
 
-def read_strings(file: h5py.File, name: str) -> list[str]:
-    """Read variable-length UTF-8 strings, (n,)."""
-    return [str(value) for value in file[name].asstr()[:]]
+@contextmanager
+def opened(path: Path, mend: str) -> Iterator[h5py.File]:
+    """Open a file to read a part of it, which HDF5's checksums must guard; see `dataset` and `attribute`.
+
+    Args:
+        path: The file.
+        mend: What to do if it is missing or damaged.
+
+    Raises:
+        FileError: It is missing, cannot be opened, or anything in it turns out damaged inside the block.
+    """
+    with opened_file(path, mend) as raw, _explained(raw, path, mend), h5py.File(raw, "r") as file:
+        yield file
+
+
+@contextmanager
+def unsealed(path: Path, kind: str, mend: str) -> Iterator[h5py.File]:
+    """Read a whole file into memory and, if its seal is whole, open it there: HDF5 sees no damaged byte.
+
+    Args:
+        path: The file.
+        kind: What the seal must say that it is.
+        mend: What to do if it is missing or damaged.
+
+    Raises:
+        FileError: It is missing, cannot be opened, its seal is broken, or it was never right.
+    """
+    with opened_file(path, mend) as raw, _explained(raw, path, mend):
+        data = raw.read()
+        if not is_sealed(kind, data):
+            raise ValueError(f"its seal as a{'n' if kind == 'index' else ''} {kind} is broken")
+        with h5py.File(io.BytesIO(data), "r") as file:
+            yield file
+
+
+class Dataset:
+    """A dataset that `dataset` found fit to be read.
+
+    In place of h5py's own, whose properties ask HDF5 anew each time: a cache has thousands of these.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        dtype: Format of its numbers or texts.
+    """
+
+    def __init__(self, name: str, found: h5py.h5d.DatasetID) -> None:
+        self.name, self._found = name, found
+        self.shape: tuple[int, ...] = found.shape
+        self.dtype: np.dtype[Any] = found.dtype
+
+    def read_direct(self, out: npt.NDArray[Any]) -> None:
+        """Read all of it into an array of its shape and format."""
+        self._found.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
+
+    def __getitem__(self, where: Any) -> Any:
+        out = np.empty(self.shape, self.dtype)
+        self.read_direct(out)
+        return out[where]
+
+
+def dataset(file: h5py.File, name: str) -> Dataset:
+    """Return a dataset that stands in this very file, each of its numbers once, as numbers or fixed-length text.
+
+    What else HDF5 can do is refused: to look into other files, to load filters, to run through pointers without a
+    checksum, to unpack more than there is, to give zeros for what was never written.
+
+    Raises:
+        ValueError: It is no such dataset.
+    """
+    place, parts = file.id, name.encode().split(b"/")
+    for depth, part in enumerate(parts, start=1):
+        _require(place.links.exists(part), "it has no {}", name)
+        _require(place.links.get_info(part).type == h5py.h5l.TYPE_HARD, "{} is a link", name)
+        place = (h5py.h5d if depth == len(parts) else h5py.h5g).open(place, part)
+    found, plan = Dataset(name, place), place.get_create_plist()
+    layout, kind = plan.get_layout(), found.dtype
+    _require(layout != h5py.h5d.VIRTUAL and not plan.get_external_count(), "{} lies in another file", name)
+    filters = {plan.get_filter(number)[0] for number in range(plan.get_nfilters())}
+    _require(filters <= {h5py.h5z.FILTER_FLETCHER32}, "{} is packed", name)
+    _require(kind.kind in "fiuS", "{} holds {}", name, kind)
+    needed = math.prod(found.shape) * kind.itemsize
+    chunk = math.prod(plan.get_chunk()) * kind.itemsize if layout == h5py.h5d.CHUNKED else 0
+    _require(max(needed, chunk) <= file.id.get_filesize(), "{} claims more than the file holds", name)
+    _require(place.get_storage_size() >= needed, "parts of {} were never written", name)
+    return found
+
+
+def attribute(file: h5py.File, name: str) -> str:
+    """Return an attribute of the file, of fixed-length ASCII text.
+
+    Raises:
+        ValueError: It is something else.
+        KeyError: It is not there.
+    """
+    found = h5py.h5a.open(file.id, name.encode())
+    kind = found.dtype
+    _require(kind.kind == "S" and found.shape == (), "the attribute {} is no text of fixed length", name)
+    text = np.empty((), kind)
+    found.read(text)
+    return bytes(text[()]).decode("ascii")
+
+
+def writable(text: str) -> str:
+    """Write with backslashes what HDF5's texts cannot hold: NUL, and names of files that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _require(condition: bool, otherwise: str, *about: object) -> None:
+    if not condition:
+        raise ValueError(otherwise.format(*about))  # not before: to write a dtype takes long
+
+
+@contextmanager
+def _explained(raw: FileIO, path: Path, mend: str) -> Iterator[None]:
+    try:
+        yield
+    except (ManyheadsError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can break its reader anywhere
+        if isinstance(error, OSError) and error.errno:  # the disk's word, not HDF5's
+            raise unopened(path, error) from error
+        raise damaged(raw, path, error, mend) from error

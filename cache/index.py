@@ -1,21 +1,25 @@
 """The index: which image is which row; the one file of a cache that other tools open."""
 
-import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import CacheError
-from cache.hdf5 import composed, opened, read_strings, write_strings
+from cache.files import Foreign, Missing
+from cache.hdf5 import composed, dataset, unsealed, writable
+from cache.places import places, require_held
 from cache.recipe import Recipe
 from cache.shard import Shard
 
-KIND = "manyheads index"
+KIND = "index"
+WRITER = f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
+_SHARD = re.compile(r"[0-9a-f]{24}\.h5")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,34 @@ class Index:
         return any(entry.part for entry in self.entries)
 
 
-def write_index(path: Path, index: Index, recipe: Recipe, shards: Sequence[Shard]) -> None:
+class Place(NamedTuple):
+    """Where a feature stands: the name of the shard, and the row in it."""
+
+    shard: str
+    row: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that an index file says.
+
+    Attributes:
+        index: Which image is which row.
+        rows: Where `features` looks for each row.
+        shards: Names of the shards that there were when it was written, sorted. One that it does not name came later,
+            from an extraction that has not finished.
+        writer: What wrote the file: other versions write other bytes for the same listing.
+    """
+
+    index: Index
+    rows: tuple[Place, ...]
+    shards: tuple[str, ...]
+    writer: str
+
+
+def write_index(
+    path: Path, index: Index, recipe: Recipe, shards: Sequence[Shard], known: Iterable[str] | None = None
+) -> None:
     """Write `index.h5` atomically.
 
     Args:
@@ -66,6 +97,7 @@ def write_index(path: Path, index: Index, recipe: Recipe, shards: Sequence[Shard
         index: What to write.
         recipe: The cache's recipe.
         shards: The shards that hold the features, in CACHE/shards.
+        known: Names of the shards that are no unfinished extraction's; those of `shards` if not given.
 
     Raises:
         CacheError: A feature stands in none of the shards.
@@ -74,136 +106,156 @@ def write_index(path: Path, index: Index, recipe: Recipe, shards: Sequence[Shard
     plain = [(entry.digest, 0) for entry in index.entries]
     place = places(shards, plain)
     require_held(place, plain, path.parent)
-    with composed(path) as file:
-        file.attrs["kind"] = KIND
-        file.attrs["recipe"] = index.recipe_digest
-        file.attrs["images"] = index.images
-        file.attrs["checksum"] = _checksum(index)
-        _map_features(file, [place[row] for row in plain], recipe, shards)
-        labels = file.create_dataset("labels", data=index.labels)
-        labels.attrs.create("classes", list(index.classes), dtype=h5py.string_dtype())
-        write_strings(file, "paths", [entry.path for entry in index.entries])
-        write_strings(file, "digests", [entry.digest for entry in index.entries])
-        if index.has_parts:
-            write_strings(file, "parts", [entry.part for entry in index.entries])
-        write_strings(file, "skipped/paths", [path for path, _ in index.skipped])
-        write_strings(file, "skipped/reasons", [reason for _, reason in index.skipped])
+    rows = tuple(Place(shards[number].path.name, row) for number, row in map(place.__getitem__, plain))
+    names = {shard.path.name for shard in shards} if known is None else {*known, *(place.shard for place in rows)}
+    with composed(path, KIND) as file:
+        fill(file, Listing(index, rows, tuple(sorted(names)), WRITER), recipe, shards)
 
 
-def read_index(path: Path) -> Index:
+def fill(file: h5py.File, listing: Listing, recipe: Recipe, shards: Iterable[Shard]) -> None:
+    """Write all that stands in an index file. Whoever changes what this writes raises the format version.
+
+    Args:
+        file: A new file.
+        listing: What to write.
+        recipe: The cache's recipe.
+        shards: Those that the listing looks into, and perhaps others.
+    """
+    _map_features(file, listing.rows, recipe, {shard.path.name: len(shard.digests) for shard in shards})
+    _write_for_others(file, listing.index)
+    file["listing"] = np.bytes_(json.dumps(_as_dict(listing)))
+
+
+def read_index(path: Path, recipe: Recipe) -> Index:
     """Read `index.h5`.
 
     Raises:
-        CacheError: It is missing, damaged or not an index.
+        FileError: It is missing, damaged, no index or of another recipe.
     """
-    mend = "Run the same `manyheads extract` again: it rewrites the index from the shards."
-    if not path.exists():
-        raise CacheError(
-            f"{path.parent} has no index yet: its extraction did not finish. Run the same `manyheads extract` again; "
-            "what is computed already is kept."
-        )
-    with opened(path, mend) as file:
-        if file.attrs.get("kind") != KIND:
-            raise CacheError(f"{path} is not the index of a feature cache. {mend}")
-        classes = tuple(str(name) for name in file["labels"].attrs["classes"])
-        paths, digests, labels = read_strings(file, "paths"), read_strings(file, "digests"), file["labels"][:]
-        parts = read_strings(file, "parts") if "parts" in file else [""] * len(paths)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-            raise CacheError(f"{path} has labels outside its {len(classes)} classes. {mend}")
-        index = Index(
-            entries=tuple(
-                Entry(image, classes[label], digest, part)
-                for image, label, digest, part in zip(paths, labels, digests, parts, strict=True)
-            ),
-            classes=classes,
-            skipped=tuple(zip(read_strings(file, "skipped/paths"), read_strings(file, "skipped/reasons"), strict=True)),
-            images=str(file.attrs["images"]),
-            recipe_digest=str(file.attrs["recipe"]),
-        )
-        if file.attrs.get("checksum") != _checksum(index):
-            raise CacheError(f"{path} is damaged: what it says of the images does not fit its checksum. {mend}")
-    return index
+    return read_listing(path, recipe).index
 
 
-def places(shards: Sequence[Shard], wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
-    """Return where features stand: (digest, view) -> (number of the shard, row in it), of those that are wanted."""
-    wanted = set(wanted)
-    found: dict[tuple[str, int], tuple[int, int]] = {}
-    for number, shard in enumerate(shards):
-        for row, key in enumerate(zip(shard.digests, shard.views, strict=True)):
-            if key in wanted:
-                found.setdefault(key, (number, row))
-    return found
-
-
-def require_held(
-    place: Mapping[tuple[str, int], tuple[int, int]], wanted: Sequence[tuple[str, int]], cache: Path
-) -> None:
-    """Refuse views of images that no shard holds.
-
-    Args:
-        place: What is held.
-        wanted: (digest, view) of each wanted row.
-        cache: The cache's folder, for the message.
+def read_listing(path: Path, recipe: Recipe) -> Listing:
+    """Read all that `index.h5` says.
 
     Raises:
-        CacheError: Says how many, and what to do.
+        FileError: It is missing, damaged, no index or of another recipe.
     """
-    missing = [key for key in wanted if key not in place]
-    plain = sum(not view for _, view in missing)
-    if plain:
-        raise CacheError(
-            f"{cache} lacks the features of {plain} of {sum(not view for _, view in wanted)} images: a shard was "
-            "removed. Run the same `manyheads extract` again; only the missing ones are computed."
+    mend = "Run the same `manyheads extract` again: it rewrites the index from the shards."
+    try:
+        with unsealed(path, KIND, mend) as file:
+            # Nothing of what other tools read: HDF5 follows its pointers wherever somebody made them lead.
+            listing = _from_dict(json.loads(dataset(file, "listing")[()]))
+    except Missing:
+        start = "has no index yet: its extraction did not finish"
+        again = "Run the same `manyheads extract` again; what is computed already is kept."
+        raise Missing(path.parent, start, again) from None
+    found = listing.index.recipe_digest
+    if found != recipe.digest:
+        raise Foreign(
+            path,
+            f"belongs to recipe {found[:12]}…, but recipe.json beside it is {recipe.digest[:12]}…",
+            "Files of two caches were mixed; run the `manyheads extract` that made this cache again, or extract into a "
+            "new folder.",
         )
-    if missing:
-        views = sorted({view for _, view in missing})
-        images, of = (len({digest for digest, view in rows if view}) for rows in (missing, wanted))
-        raise CacheError(
-            f"{cache} lacks {_numbered(views)} of {images} of {of} images. Run `manyheads extract IMAGES {cache} "
-            f"--views {views[-1] + 1}` with the options that made it, and with the --split that these images are "
-            "trained by: what is there is kept, only the missing ones are computed."
-        )
+    return listing
 
 
-def _numbered(views: Sequence[int]) -> str:
-    """Write numbers of views, ascending: `view 3`, `views 1 to 4`, `3 views between 1 and 9`."""
-    if len(views) == 1:
-        return f"view {views[0]}"
-    if len(views) == views[-1] - views[0] + 1:
-        return f"views {views[0]} to {views[-1]}"
-    return f"{len(views)} views between {views[0]} and {views[-1]}"
+def _as_dict(listing: Listing) -> dict[str, Any]:
+    """Return a listing as JSON can hold it."""
+    index = listing.index
+    number = {name: position for position, name in enumerate(listing.shards)}
+    return {
+        "writer": listing.writer,
+        "recipe": index.recipe_digest,
+        "images": index.images,
+        "classes": index.classes,
+        "skipped": [text for pair in index.skipped for text in pair],
+        "shards": listing.shards,
+        "paths": [entry.path for entry in index.entries],
+        "labels": index.labels.tolist(),
+        "digests": [entry.digest for entry in index.entries],
+        "parts": [entry.part for entry in index.entries],
+        "shard": [number[place.shard] for place in listing.rows],
+        "row": [place.row for place in listing.rows],
+    }
 
 
-def _checksum(index: Index) -> str:
-    """Return SHA-256 over all that an index says: HDF5 itself has no checksum for variable-length strings."""
-    entries = [(entry.path, entry.label, entry.digest, entry.part) for entry in index.entries]
-    content = [index.recipe_digest, index.images, index.classes, index.skipped, entries]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _from_dict(values: Any) -> Listing:
+    """Read back what `_as_dict` gave.
+
+    Raises:
+        ValueError: A value is of another type.
+        KeyError: A value is missing.
+    """
+    for name in ("writer", "recipe", "images"):
+        _require(type(values[name]) is str, name)
+    for name in ("classes", "skipped", "shards", "paths", "digests", "parts"):
+        _require(type(values[name]) is list and all(type(text) is str for text in values[name]), name)
+    for name in ("labels", "shard", "row"):
+        _require(type(values[name]) is list and all(type(number) is int for number in values[name]), name)
+    classes, skipped, names = values["classes"], values["skipped"], values["shards"]
+    _require(all(map(_SHARD.fullmatch, names)), "shards")
+    _require(all(0 <= number < len(classes) for number in values["labels"]), "labels")
+    _require(all(0 <= number < len(names) for number in values["shard"]), "shard")
+    images = zip(values["paths"], values["labels"], values["digests"], values["parts"], strict=True)
+    index = Index(
+        entries=tuple(Entry(path, classes[label], digest, part) for path, label, digest, part in images),
+        classes=tuple(classes),
+        skipped=tuple(zip(skipped[::2], skipped[1::2], strict=True)),
+        images=values["images"],
+        recipe_digest=values["recipe"],
+    )
+    rows = tuple(Place(names[number], row) for number, row in zip(values["shard"], values["row"], strict=True))
+    _require(len(rows) == len(index.entries), "rows")
+    return Listing(index, rows, tuple(names), values["writer"])
 
 
-def _map_features(file: h5py.File, where: Sequence[tuple[int, int]], recipe: Recipe, shards: Sequence[Shard]) -> None:
-    """Write the virtual dataset `features` over the shards; `where` holds each row's shard and row in it."""
+def _require(condition: bool, name: str) -> None:
+    if not condition:
+        raise ValueError(f"its {name} are not what an index lists")
+
+
+def _write_for_others(file: h5py.File, index: Index) -> None:
+    """Write what other tools look for, as variable-length UTF-8 strings."""
+    file.attrs["recipe"] = index.recipe_digest
+    file.attrs["images"] = writable(index.images)
+    labels = file.create_dataset("labels", data=index.labels)
+    labels.attrs.create("classes", list(map(writable, index.classes)), dtype=h5py.string_dtype())
+    columns = {
+        "paths": [entry.path for entry in index.entries],
+        "digests": [entry.digest for entry in index.entries],
+        "skipped/paths": [path for path, _ in index.skipped],
+        "skipped/reasons": [reason for _, reason in index.skipped],
+    }
+    if index.has_parts:
+        columns["parts"] = [entry.part for entry in index.entries]
+    for name, texts in columns.items():
+        file.create_dataset(name, data=np.array(list(map(writable, texts)), dtype=object), dtype=h5py.string_dtype())
+
+
+def _map_features(file: h5py.File, rows: Sequence[Place], recipe: Recipe, sizes: Mapping[str, int]) -> None:
+    """Write the virtual dataset `features` over the shards; `sizes` says how many rows each of them has."""
     # h5py's own create_virtual_dataset stores the time, and the same content would not be the same bytes.
     settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     settings.set_obj_track_times(False)
     # NaN, so that a shard that went missing can never pass for zeros.
     settings.set_fill_value(np.array([np.nan], dtype=recipe.storage))
-    space = h5py.h5s.create_simple((len(where), recipe.dimension))
-    for start, stop, number, row in _stretches(where):
+    space = h5py.h5s.create_simple((len(rows), recipe.dimension))
+    for start, stop, shard, row in _stretches(rows):
         count = (stop - start, recipe.dimension)
         space.select_hyperslab((start, 0), count)
-        source = h5py.h5s.create_simple((len(shards[number].digests), recipe.dimension))
+        source = h5py.h5s.create_simple((sizes[shard], recipe.dimension))
         source.select_hyperslab((row, 0), count)
-        settings.set_virtual(space, f"shards/{shards[number].path.name}".encode(), b"features", source)
+        settings.set_virtual(space, f"shards/{shard}".encode(), b"features", source)
     space.select_all()
     kind = h5py.h5t.py_create(np.dtype(recipe.storage))
     h5py.h5d.create(file.id, b"features", kind, space, settings)
 
 
-def _stretches(where: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+def _stretches(where: Sequence[Place]) -> list[tuple[int, int, str, int]]:
     """Join neighbouring rows: (start, stop, shard, first row in the shard) for each unbroken stretch."""
-    joined: list[tuple[int, int, int, int]] = []
+    joined: list[tuple[int, int, str, int]] = []
     for position, (shard, row) in enumerate(where):
         if joined:
             start, stop, last_shard, first = joined[-1]

@@ -4,14 +4,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cache.atomic import write_text
 from cache.errors import CacheError, RecipeMismatch
+from cache.files import Damaged, Missing, read_file
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STORAGE = {"float32": 4, "float16": 2}  # bytes a number
+# What a recipe.json may take: its reader must not be made to fill the memory.
+LARGEST_FILE = 1_000_000
+LARGEST_DIMENSION = 2**24
+
+
+class OtherFormat(CacheError):
+    """A cache of another format version: it may be whole, but this manyheads cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,10 @@ class Recipe:
     format_version: int = FORMAT_VERSION
     weights: str = field(default="", compare=False)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over every field but `weights`, as 64 hexadecimal digits."""
-        identity = {name: value for name, value in asdict(self).items() if name != "weights"}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return _sha256({name: value for name, value in asdict(self).items() if name != "weights"})
 
     @property
     def random_weights(self) -> bool:
@@ -75,24 +83,25 @@ class Recipe:
         Raises:
             CacheError: A field is missing or of another type, or the digest is not the fields'.
         """
-        mend = "It was damaged or edited: restore it, or extract into a new folder."
         if not isinstance(values, dict):
-            raise CacheError(f"The recipe in {where} is not a JSON object. {mend}")
+            raise _edited(where, "has no recipe that is a JSON object")
         version = values.get("format_version")
         # Before the fields: another version may have others.
-        if isinstance(version, int) and version != FORMAT_VERSION:
-            raise CacheError(
+        if type(version) is int and version != FORMAT_VERSION:
+            raise OtherFormat(
                 f"{where} has format version {version}; this manyheads reads version {FORMAT_VERSION}. "
                 "Use the manyheads that wrote it, or extract into a new folder."
             )
         kinds = {"transform": dict, "decoding": int, "dimension": int, "views": dict, "format_version": int}
         for one in fields(cls):
             kind = kinds.get(one.name, str)
-            if not isinstance(values.get(one.name), kind):
-                raise CacheError(f"The recipe in {where} has no proper field '{one.name}' ({kind.__name__}). {mend}")
+            if type(values.get(one.name)) is not kind:  # not isinstance: a bool is an int
+                raise _edited(where, f"has a recipe without a proper field '{one.name}' ({kind.__name__})")
         recipe = cls(**{one.name: values[one.name] for one in fields(cls)})
         if recipe.digest != values.get("digest") or recipe.storage not in STORAGE:
-            raise CacheError(f"The recipe in {where} does not match its own digest. {mend}")
+            raise _edited(where, "has a recipe that does not match its own digest")
+        if not 1 <= recipe.dimension <= LARGEST_DIMENSION:
+            raise _edited(where, f"has a recipe of features of {recipe.dimension} numbers")
         return recipe
 
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
@@ -118,6 +127,10 @@ class Recipe:
             raise mismatch(found, where)
 
 
+def _edited(where: str, what: str) -> Damaged:
+    return Damaged(Path(where), what, "It was damaged or edited: restore it, or extract into a new folder.")
+
+
 def mismatch(differences: Mapping[str, tuple[Any, Any]], where: Path | str) -> RecipeMismatch:
     """Word a refusal from the differing fields: name -> (what `where` holds, what was asked)."""
     lines = "; ".join(f"{name} is {_short(held)}, asked {_short(asked)}" for name, (held, asked) in differences.items())
@@ -140,7 +153,8 @@ class RecipeFile:
 
     def write(self, folder: Path) -> None:
         """Write `recipe.json` into the cache's folder, atomically."""
-        document = {"recipe": self.recipe.as_dict(), "made_from": dict(self.made_from)}
+        document: dict[str, Any] = {"recipe": self.recipe.as_dict(), "made_from": dict(self.made_from)}
+        document["sha256"] = _sha256(document)
         text = json.dumps(document, indent=2, ensure_ascii=False)
         # The name of a weights file need not be UTF-8: what is not becomes a JSON escape.
         write_text(folder / "recipe.json", text.encode("utf-8", "backslashreplace").decode() + "\n")
@@ -153,20 +167,26 @@ class RecipeFile:
             CacheError: It is missing or not a recipe.
         """
         path = folder / "recipe.json"
+        mend = "Restore it, or extract into a new folder."
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            document = json.loads(read_file(path, mend, LARGEST_FILE))
+            recipe, made_from = Recipe.from_dict(document["recipe"], str(path)), document["made_from"]
+            if type(made_from) is not dict or not all(type(value) is str for value in made_from.values()):
+                raise TypeError("it does not say what its recipe was made from")
+            if document["sha256"] != _sha256({"recipe": document["recipe"], "made_from": made_from}):
+                raise ValueError("what it says does not match its SHA-256")
+            return cls(recipe, made_from)
+        except Missing:
             raise CacheError(
                 f"{folder} is not a feature cache: it has no recipe.json. "
                 "Make one with `manyheads extract IMAGES CACHE`, or name another folder."
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CacheError(f"{path} cannot be read ({error}). Restore it, or extract into a new folder.") from error
-        made_from = document.get("made_from") if isinstance(document, dict) else None
-        if not isinstance(made_from, dict):
-            raise CacheError(f"{path} is not a recipe file. Restore it, or extract into a new folder.")
-        recipe = Recipe.from_dict(document.get("recipe"), str(path))
-        return cls(recipe, {str(name): str(value) for name, value in made_from.items()})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Damaged(path, f"is no recipe file ({error})", mend) from error
+
+
+def _sha256(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """The index is read by this project and by plain h5py, from anywhere, and says the same to both."""
 
 import itertools
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,11 +20,14 @@ from hypothesis import strategies as st
 
 from cache.errors import CacheError, NoRoom
 from cache.feature_cache import FeatureCache
-from cache.index import Entry, Index, places, read_index, write_index
-from cache.shard import Shard
+from cache.index import Entry, Index, read_index, write_index
+from cache.shard import write_shard
+from tests.cache.test_hdf5 import sealed_again
 from tests.cache.test_shard import RECIPE, digest, rows
 
-text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+# What is not UTF-8 in a name, Python spells with these.
+not_utf8 = st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"])
+text = st.text(st.characters(exclude_categories=["Cs"]) | not_utf8, min_size=1, max_size=8)
 numbers = itertools.count()
 
 
@@ -154,19 +160,9 @@ def test_parts_are_stored_where_the_image_set_came_split(cache: FeatureCache) ->
 def test_more_classes_than_an_attribute_held_before_hdf5_1_8(tmp_path: Path) -> None:
     count = 5_000
     labels = [f"class {number:05d}" for number in range(count)]
-    shard = Shard(tmp_path / "shards" / "one.h5", (digest(0),), (0,), {})
+    shard = write_shard(tmp_path / "shards", RECIPE, [digest(0)], [0], rows(1), {})
     write_index(tmp_path / "index.h5", index_of([digest(0)] * count, labels), RECIPE, [shard])
-    assert read_index(tmp_path / "index.h5").classes == tuple(labels)
-
-
-def test_a_place_is_that_of_digest_and_view_and_the_first_of_two_equal_ones(tmp_path: Path) -> None:
-    shards = [
-        Shard(tmp_path / "a.h5", ("x", "y", "y"), (0, 0, 1), {}),
-        Shard(tmp_path / "b.h5", ("y", "z", "x"), (0, 1, 2), {}),
-    ]
-    every = {("x", 0): (0, 0), ("y", 0): (0, 1), ("y", 1): (0, 2), ("z", 1): (1, 1), ("x", 2): (1, 2)}
-    assert places(shards, [*every, ("z", 0)]) == every
-    assert places(shards, [("y", 0)]) == {("y", 0): (0, 1)}
+    assert read_index(tmp_path / "index.h5", RECIPE).classes == tuple(labels)
 
 
 def test_an_index_of_what_no_shard_holds_is_not_written(cache: FeatureCache) -> None:
@@ -181,6 +177,127 @@ def test_other_views_are_no_features_of_the_index(cache: FeatureCache) -> None:
     cache.add_shard([digest(99)], [1], rows(1), {})
     with pytest.raises(CacheError, match="lacks the features of 1 of 2 images"):
         cache.write_index(index_of([digest(0), digest(99)], ["a", "b"]))
+    assert cache.index() == before
+
+
+def test_names_that_hdf5_cannot_hold_are_shown_to_others_with_backslashes(cache: FeatureCache) -> None:
+    name = "a/caf\udce9\0.jpg"
+    entries = (Entry(name, "caf\udce9", digest(0)), Entry("b/ü.jpg", "ü", digest(1)))
+    index = Index(entries, ("caf\udce9", "ü"), ((name, "\udcff"),), "/data/caf\udce9", RECIPE.digest)
+    cache.write_index(index)
+    assert cache.index() == index
+    with h5py.File(cache.path / "index.h5") as file:
+        assert file["paths"].asstr()[:].tolist() == ["a/caf\\udce9\\0.jpg", "b/ü.jpg"]
+        assert list(file["labels"].attrs["classes"]) == ["caf\\udce9", "ü"]
+        assert file["skipped/reasons"].asstr()[:].tolist() == ["\\udcff"]
+        assert file.attrs["images"] == "/data/caf\\udce9"
+
+
+def test_the_listing_is_one_text_of_json(cache: FeatureCache) -> None:
+    with h5py.File(cache.path / "index.h5") as file:
+        listing = json.loads(file["listing"][()])
+    assert listing["paths"] == [entry.path for entry in cache.index().entries]
+    assert [listing["classes"][label] for label in listing["labels"]] == ["b", "b", "a", "c", "a", "c"]
+    held = {shard.path.name: shard.digests for shard in cache.shards()}
+    places = zip(listing["shard"], listing["row"], strict=True)
+    assert [held[listing["shards"][shard]][row] for shard, row in places] == [digest(n) for n in ORDER]
+
+
+def listed(path: Path, listing: object) -> None:
+    """Exchange what an index lists, and seal it again, as somebody might who means harm."""
+    with h5py.File(path, "r+") as file:
+        del file["listing"]
+        if listing is not None:
+            file["listing"] = listing
+    sealed_again(path, "index")
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        None,
+        np.bytes_(b""),
+        np.bytes_(b"{"),
+        np.bytes_(b"null"),
+        np.bytes_(b"[]"),
+        np.bytes_(b"{}"),
+        np.bytes_(b"\xff"),
+        np.bytes_(b"[" * 100_000),
+        np.bytes_(b'{"labels": 1' + b"0" * 5000 + b"}"),
+        "a text of any length",
+        np.int64(10**12),
+        np.zeros(9),
+        np.array([b"{}", b"{}"]),
+    ],
+    ids=range(13),
+)
+def test_what_is_no_listing_is_refused(cache: FeatureCache, listing: object) -> None:
+    path = cache.path / "index.h5"
+    listed(path, listing)
+    with pytest.raises(CacheError, match=r"index\.h5 is damaged .* it rewrites the index from the shards"):
+        cache.index()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"writer": 5},
+        {"recipe": None},
+        {"images": ["/data"]},
+        {"classes": "abc"},
+        {"classes": ["a", "b"]},
+        {"classes": ["a", "b", 3]},
+        {"skipped": ["a path without a reason"]},
+        {"shards": ["../../secret.h5"] * 3},
+        {"shards": []},
+        {"paths": ["a"]},
+        {"digests": None},
+        {"digests": [1] * 6},
+        {"parts": []},
+        {"labels": [0, 1, 2, 0, 1, True]},
+        {"labels": [0, 1, 2, 0, 1, 3]},
+        {"labels": [0, 1, 2, 0, 1, -1]},
+        {"labels": [0, 1, 2, 0, 1, 0.5]},
+        {"labels": {}},
+        {"shard": [0] * 5},
+        {"shard": [0, 0, 0, 0, 0, -1]},
+        {"shard": [0, 0, 0, 0, 0, 3]},
+        {"row": [0] * 7},
+        {"row": [0] * 5, "shard": [0] * 5},
+        {"row": ["0"] * 6},
+    ],
+    ids=str,
+)
+def test_a_listing_of_other_values_is_refused(cache: FeatureCache, change: dict[str, Any]) -> None:
+    path = cache.path / "index.h5"
+    with h5py.File(path) as file:
+        whole = json.loads(file["listing"][()])
+    for values in (whole | change, {name: value for name, value in whole.items() if name not in change}):
+        listed(path, np.bytes_(json.dumps(values)))
+        with pytest.raises(CacheError, match=r"index\.h5 is damaged .* it rewrites the index from the shards"):
+            cache.index()
+
+
+def test_strings_that_somebody_made_up_are_not_looked_at(cache: FeatureCache) -> None:
+    # A hundred thousand rows that all point to one text of a megabyte: HDF5 would make 100 GB of this.
+    path = cache.path / "index.h5"
+    before = cache.index()
+    with h5py.File(path, "r+") as file:
+        del file["paths"]
+        file["paths"] = np.array(["x" * 10**6, *[""] * 10**5], dtype=object)
+    data = bytearray(path.read_bytes())
+    # Where the length of the first text stands and no text follows: not in the heap, but in the row.
+    place = next(found.start() for found in re.finditer(rb"\x40\x42\x0f\0(?!\0\0\0\0x)", data))
+    data[place + 16 : place + 16 * (10**5 + 1)] = data[place : place + 16] * 10**5
+    path.write_bytes(data)
+    sealed_again(path, "index")
+    script = (
+        "import resource, sys; from cache import FeatureCache; cache = FeatureCache.open(sys.argv[1])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # at least that of whoever started this process\n"
+        "cache.index(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(cache.path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500_000  # kilobytes
     assert cache.index() == before
 
 
@@ -211,7 +328,7 @@ def test_a_truncated_index_is_refused(cache: FeatureCache) -> None:
 def test_other_files_are_refused(cache: FeatureCache) -> None:
     path = cache.path / "index.h5"
     shutil.copy(cache.shards()[0].path, path)
-    with pytest.raises(CacheError, match="is not the index of a feature cache"):
+    with pytest.raises(CacheError, match=r"index\.h5 is damaged \(its seal as an index is broken\)"):
         cache.index()
     path.unlink()
     with pytest.raises(CacheError, match=r"has no index yet: its extraction did not finish\. Run the same"):

@@ -1,6 +1,7 @@
 """A recipe's digest is its identity: it changes with all that a feature depends on, and with nothing else."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,9 @@ def test_where_the_weights_came_from_is_no_part_of_the_identity() -> None:
     RECIPE.require_same(other, "CACHE")
 
 
-def test_the_digest_is_that_of_version_2() -> None:
+def test_the_digest_is_that_of_version_3() -> None:
     # A cache made today must be known tomorrow: this number may only change with the format version.
-    assert RECIPE.digest == "520dd552abfbcc26497b3e0360e0e9e4bc058ef00b3db1b46f90be44c4db37c8"
+    assert RECIPE.digest == "665f3f8a833c5a28f39503b73ae27d01dd62778fd50c9e802f77aa25dbc18691"
 
 
 def test_differences_name_nested_fields_and_both_values() -> None:
@@ -144,7 +145,7 @@ def test_a_field_that_is_missing_or_of_another_type_is_refused(tmp_path: Path, f
 @pytest.mark.parametrize("field", [*OTHERS, "digest"])
 def test_an_edited_field_is_refused(tmp_path: Path, field: str) -> None:
     path = written(tmp_path, {field: {**OTHERS, "digest": "c" * 64}[field]})
-    with pytest.raises(CacheError, match=rf"{path}.* (own digest|format version 3; this manyheads reads version 2)"):
+    with pytest.raises(CacheError, match=rf"{path}.* (own digest|format version 4; this manyheads reads version 3)"):
         RecipeFile.read(tmp_path)
 
 
@@ -163,6 +164,71 @@ def test_another_format_is_named_whatever_its_fields_are(tmp_path: Path) -> None
 def test_damage_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(CacheError, match=r"recipe\.json.* extract into a new folder"):
+        RecipeFile.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dimension": True},
+        {"decoding": False},
+        {"dimension": 0},
+        {"dimension": -1},
+        {"dimension": 2**24 + 1},
+        {"dimension": 10**4000},
+        {"storage": "float64"},
+    ],
+    ids=range(7),
+)
+def test_values_that_no_recipe_has_are_refused_whatever_the_digests_say(tmp_path: Path, change: dict[str, Any]) -> None:
+    RecipeFile(replace(RECIPE, **change), MADE_FROM).write(tmp_path)
+    with pytest.raises(CacheError, match=r"recipe\.json has a recipe .* extract into a new folder"):
+        RecipeFile.read(tmp_path)
+
+
+@pytest.mark.parametrize("made_from", [{"pillow": 13}, {"pillow": None}, [], "13.0", None])
+def test_what_it_was_made_from_is_text(tmp_path: Path, made_from: Any) -> None:
+    path = written(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "made_from": made_from}))
+    with pytest.raises(CacheError, match=r"recipe\.json is no recipe file \(it does not say what"):
+        RecipeFile.read(tmp_path)
+
+
+def test_a_flipped_bit_in_any_byte_is_refused(tmp_path: Path) -> None:
+    # Where the weights came from and what the recipe was made from are in no digest of a recipe.
+    RecipeFile(RECIPE, MADE_FROM).write(tmp_path)
+    path = tmp_path / "recipe.json"
+    whole = path.read_bytes()
+    for position, byte in enumerate(whole):
+        damaged = bytearray(whole)
+        damaged[position] = byte ^ 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CacheError, match=r"recipe\.json "):
+            RecipeFile.read(tmp_path)
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    with path.open("r+b") as file:
+        file.truncate(10**12)  # of holes
+    with pytest.raises(CacheError, match=r"recipe\.json is damaged \(it is larger than 1000000 bytes\)"):
+        RecipeFile.read(tmp_path)
+
+
+@pytest.mark.parametrize("depth", [400, 3000, 100_000])
+def test_a_deep_file_is_refused(tmp_path: Path, depth: int) -> None:
+    path = written(tmp_path)
+    text = path.read_text(encoding="utf-8").replace(
+        '"transform": {', '"transform": {"deep": ' + "[" * depth + "]" * depth + ", "
+    )
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CacheError, match=r"recipe\.json"):
+        RecipeFile.read(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.json")
+    with pytest.raises(CacheError, match=r"recipe\.json is a pipe or a device"):
         RecipeFile.read(tmp_path)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -15,10 +16,21 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from cache.errors import CacheError
 from cache.recipe import Recipe
-from cache.shard import Shard, complete_views, held_views, read_rows, read_shard, write_shard
+from cache.seal import SIZE, seal
+from cache.shard import (
+    Shard,
+    check_shard,
+    complete_views,
+    held_views,
+    read_rows,
+    read_shard,
+    shard_paths,
+    write_shard,
+)
 
 RECIPE = Recipe("squeezenet1_1", "a" * 64, {"crop": 224}, decoding=1, dimension=32, weights="random:0")
 
@@ -47,27 +59,75 @@ def shard(tmp_path: Path) -> Shard:
 names = st.integers(0, 99).map(digest)
 
 
-@given(
-    keys=st.lists(st.tuples(names, st.integers(0, 65535)), max_size=5, unique=True),
-    failures=st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))),
-    seed=st.integers(0, 9),
-    storage=st.sampled_from(["float32", "float16"]),
-)
-def test_round_trip(
-    tmp_path_factory: pytest.TempPathFactory,
-    keys: Sequence[tuple[str, int]],
-    failures: dict[str, str],
-    seed: int,
-    storage: str,
-) -> None:
+@given(data=st.data(), width=st.sampled_from([16, 32]))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, width: Literal[16, 32]) -> None:
+    storage = f"float{width}"
     recipe = replace(RECIPE, storage=storage)
+    keys = data.draw(st.lists(st.tuples(names, st.integers(0, 65535)), max_size=5, unique=True))
+    finite = st.floats(width=width, allow_nan=False, allow_infinity=False)
+    features = data.draw(arrays(storage, (len(keys), RECIPE.dimension), elements=finite))
+    failures = data.draw(
+        st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+    )
     digests, views = [name for name, _ in keys], [view for _, view in keys]
-    features = rows(len(keys), seed)
-    written = write_shard(tmp_path_factory.getbasetemp() / "shards", recipe, digests, views, features, failures)
+    folder = tmp_path_factory.getbasetemp() / "cache" / "shards"
+    written = write_shard(folder, recipe, digests, views, features, failures)
+    assert shard_paths(folder).count(written.path) == 1
     again = read_shard(written.path, recipe)
-    assert again == written == Shard(written.path, tuple(digests), tuple(views), failures)
+    assert again == check_shard(written.path, recipe) == written
+    assert written == Shard(written.path, tuple(digests), tuple(views), failures)
     assert content(again, recipe).dtype == storage
-    np.testing.assert_array_equal(content(again, recipe), features.astype(storage))
+    assert content(again, recipe).tobytes() == features.tobytes()  # -0.0 is not 0.0
+
+
+@pytest.mark.parametrize(("reason", "kept"), [("caf\udce9.jpg", "caf\\udce9.jpg"), ("a\0b\0", "a\\0b\\0"), ("", "")])
+def test_reasons_that_hdf5_cannot_hold_are_written_with_backslashes(tmp_path: Path, reason: str, kept: str) -> None:
+    written = write_shard(tmp_path, RECIPE, [digest(0)], [0], rows(1), {digest(1): reason})
+    assert read_shard(written.path, RECIPE) == written
+    assert written.failures == {digest(1): kept}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 65520.0])
+def test_numbers_that_are_not_finite_as_they_are_stored_are_not_written(tmp_path: Path, value: float) -> None:
+    features = rows(3)
+    features[1, 2] = value
+    recipe = replace(RECIPE, storage="float16")
+    with pytest.raises(ValueError, match="finite"):
+        write_shard(tmp_path, recipe, [digest(n) for n in range(3)], [0] * 3, features, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(2, 32), (4, 32), (3, 31), (96,), (3, 32, 1)])
+def test_features_of_another_shape_are_not_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="3 finite features"):
+        write_shard(tmp_path, RECIPE, [digest(n) for n in range(3)], [0] * 3, np.zeros(shape, np.float32), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_that_is_not_finite_is_not_read(shard: Shard) -> None:
+    # Nobody writes one: this file was made up, and its seal is whole.
+    with h5py.File(shard.path, "r+") as file:
+        file["features"][2, 5] = np.nan
+    body = shard.path.read_bytes()[SIZE:]
+    shard.path.write_bytes(seal("shard", body) + body)
+    assert read_shard(shard.path, RECIPE) == shard
+    with pytest.raises(CacheError, match=rf"{shard.path} is damaged \(its row 2 is not finite.* --repair"):
+        content(shard)
+
+
+@pytest.mark.parametrize("out", [np.empty((3, 32), "f4"), np.empty((4, 32), "f8"), np.empty((4, 31), "f4")])
+def test_rows_are_read_only_into_their_own_shape(shard: Shard, out: npt.NDArray[np.floating]) -> None:
+    with pytest.raises(CacheError, match=r"its features are \(4, 32\) float32, not "):
+        read_rows(shard, out)
+
+
+def test_shards_are_listed_by_name_and_nothing_else_is(tmp_path: Path) -> None:
+    assert shard_paths(tmp_path / "shards") == []
+    for name in ("b.h5", "a.h5", ".c.h5", "d.h5.tmp", "e.txt"):
+        (tmp_path / name).touch()
+    assert shard_paths(tmp_path) == [tmp_path / "a.h5", tmp_path / "b.h5"]
+    with pytest.raises(CacheError, match=r"a\.h5 cannot be listed: it is no folder"):
+        shard_paths(tmp_path / "a.h5")
 
 
 def test_a_shard_opens_with_plain_h5py(shard: Shard) -> None:
@@ -78,7 +138,7 @@ def test_a_shard_opens_with_plain_h5py(shard: Shard) -> None:
         assert file["digests"][:].tolist() == [digest(n).encode() for n in (0, 1, 1, 2)]
         assert file["views"][:].tolist() == [0, 0, 300, 65535]
         assert (file["views"].dtype, file["views"].fletcher32) == (np.uint16, True)
-        assert file.attrs["recipe"] == RECIPE.digest
+        assert file.attrs["recipe"] == RECIPE.digest.encode()
 
 
 def test_float16_halves_the_room(tmp_path: Path) -> None:
@@ -152,14 +212,14 @@ def test_a_truncated_shard_is_refused(shard: Shard) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path, shard: Shard) -> None:
-    with pytest.raises(CacheError, match=r"is missing .* run the same `manyheads extract` again"):
+    with pytest.raises(CacheError, match=r"is missing\. .* the same `manyheads extract` again"):
         read_shard(tmp_path / "missing.h5", RECIPE)
     with h5py.File(tmp_path / "empty.h5", "w"):
         pass
-    with pytest.raises(CacheError, match="is not a shard of this cache's recipe"):
+    with pytest.raises(CacheError, match="is damaged"):
         read_shard(tmp_path / "empty.h5", RECIPE)
     for other in (replace(RECIPE, precision="bf16"), replace(RECIPE, dimension=33)):
-        with pytest.raises(CacheError, match="is not a shard of this cache's recipe"):
+        with pytest.raises(CacheError, match=f"is a shard of recipe .*…, but the cache's is {other.digest[:12]}…"):
             read_shard(shard.path, other)
 
 
@@ -168,7 +228,7 @@ def test_a_shard_whose_views_do_not_fit_is_refused(shard: Shard, wrong: npt.NDAr
     with h5py.File(shard.path, "a") as file:
         del file["views"]
         file["views"] = wrong
-    with pytest.raises(CacheError, match=rf"holds \({len(wrong)},.*\) {wrong.dtype} numbers of views for 4 rows"):
+    with pytest.raises(CacheError, match=rf"its views are \({len(wrong)},.*\) {wrong.dtype}, not \(4,\) uint16"):
         read_shard(shard.path, RECIPE)
     with h5py.File(shard.path, "a") as file:
         del file["views"]
@@ -198,13 +258,22 @@ def test_a_shard_whose_parts_do_not_fit_is_refused(shard: Shard) -> None:
     with h5py.File(shard.path, "a") as file:
         del file["digests"]
         file["digests"] = np.array([digest(0)], dtype="S64")
-    with pytest.raises(CacheError, match=r"holds \(4, 32\) numbers for 1 images, expected 32 each"):
+    with pytest.raises(CacheError, match=r"is damaged \(its features are \(4, 32\) float32, not \(1, 32\) float32\)"):
         read_shard(shard.path, RECIPE)
 
 
 def test_a_shard_that_another_program_writes_to_is_not_called_damaged(shard: Shard) -> None:
-    # It is whole, and would be removed if the message said otherwise.
-    script = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+', locking=True); print('open', flush=True); input()"
+    # Who looks into a shard with HDFView may not know that it opens files for writing.
+    script = """
+import h5py, sys
+file = h5py.File(sys.argv[1], "r+", locking=True)
+file["views"][0] = 5
+file.flush()
+print("open", flush=True)
+input()
+file["views"][0] = 0
+file.close()
+"""
     command = [sys.executable, "-c", script, str(shard.path)]
     environment = {**os.environ, "HDF5_USE_FILE_LOCKING": "TRUE"}
     with subprocess.Popen(
@@ -212,8 +281,9 @@ def test_a_shard_that_another_program_writes_to_is_not_called_damaged(shard: Sha
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
-        with pytest.raises(CacheError, match=r"cannot be opened: .* close the program that has it open"):
-            read_shard(shard.path, RECIPE)
+        for read in (lambda: read_shard(shard.path, RECIPE), lambda: content(shard)):
+            with pytest.raises(CacheError, match=r"cannot be opened: .*\. Close the program that has it open"):
+                read()
         process.communicate("\n")
     assert read_shard(shard.path, RECIPE) == shard
 
