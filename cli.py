@@ -79,7 +79,8 @@ def main() -> None:
 @click.option("--store", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: as many as processors]")
+@click.option("--workers", type=click.IntRange(1), help="Processes that decode.  [default: as many as processors]")
+@options.MAX_SIZE
 @options.ON_ERROR
 def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -> None:
     """Run the base over an image set, once, and keep the features.
@@ -326,17 +327,88 @@ def download_command(output: "Output", name: str, folder: Path, url: str | None)
 
 @main.group("cache")
 def cache_group() -> None:
-    """Look into feature caches."""
+    """Look into feature caches, check, prune and export them."""
 
 
 @command(cache_group, "info")
 @click.argument("cache", type=FOLDER)
 def info_command(output: "Output", cache: Path) -> None:
-    """Tell what CACHE is, from which images, and how large."""
+    """Tell what CACHE is, from which images, and how large.
+
+    Also how much of it is used, who is writing into it, and its recipe in full.
+    """
     from cache.description import describe
     from pipeline.tables import show_description
 
     output.show(describe(cache), show_description)
+
+
+@command(cache_group, "verify")
+@click.argument("cache", type=FOLDER)
+@click.option("--repair", "mend", is_flag=True, help="Drop what is damaged, so that extract computes it anew.")
+@click.option(
+    "--recompute", "rows", metavar="N", type=click.IntRange(0), default=0, help="Also compute N random rows again."
+)
+@click.option("--images", type=FOLDER, help="The image set, if it was moved.")
+@click.option("--weights", help="Where the base's weights are now, if they were moved.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1; for --recompute.")
+def verify_command(output: "Output", cache: Path, **given: Any) -> None:
+    """Check every byte of CACHE.
+
+    Ends with status 1 if anything is damaged, missing, swapped or foreign. With --recompute, some features are
+    computed again from their images and compared.
+    """
+    from pipeline.tables import show_verification
+    from pipeline.verification import Unsound, verify
+
+    try:
+        output.show(verify(cache, progress=output.progress, **given), show_verification)
+    except Unsound as error:
+        output.show(error.result, show_verification, failure=str(error))
+        raise
+
+
+@command(cache_group, "prune")
+@click.argument("cache", type=FOLDER)
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@click.option(
+    "--max-size",
+    metavar="SIZE",
+    callback=options.size,
+    help="Drop no more than gets the cache down to this, such as 5GB.  [default: all that is unused]",
+)
+def prune_command(output: "Output", cache: Path, **given: Any) -> None:
+    """Drop the features of images that are no longer in the set.
+
+    All of their views go from CACHE. What will be freed is said before. Killed at any moment, the same command ends
+    the work; readers are not disturbed.
+    """
+    from cache.pruning import StillTooLarge, prune
+    from pipeline.tables import show_pruning
+
+    try:
+        pruned = prune(cache, tell=output.progress.note, steps=output.progress.steps, **given)
+    except StillTooLarge as error:
+        output.show(error.result, show_pruning, failure=str(error))
+        raise
+    output.show(pruned, show_pruning)
+
+
+@command(cache_group, "export")
+@click.argument("cache", type=FOLDER)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--all-views", is_flag=True, help="A row for each view of an image.  [default: for view 0]")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def export_command(output: "Output", cache: Path, file: Path, **given: Any) -> None:
+    """Write the features into one file that opens without manyheads.
+
+    FILE ends in .h5 or .hdf5 for HDF5, or in .npz for NumPy. It holds features, labels, classes, paths, digests, parts
+    where the set came split, and the recipe of CACHE.
+    """
+    from cache.export import export
+    from pipeline.tables import show_export
+
+    output.show(export(cache, file, steps=output.progress.steps, **given), show_export)
 
 
 @command(main, "demo")

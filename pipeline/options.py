@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cache.size import read_size
 from pipeline.wording import seeds_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,6 +39,16 @@ def sizes(context: click.Context, option: click.Parameter, value: str | None) ->
     if not re.fullmatch(r"\d+(-\d+)*", value):
         raise click.BadParameter(f"{value!r} is not a list of layer sizes such as 84-63-42.")
     return tuple(int(size) for size in value.split("-"))
+
+
+def size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """Read a number of bytes: 500MB, 1.5GB."""
+    if value is None:
+        return None
+    try:
+        return read_size(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
 
 
 def settings(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -141,6 +152,9 @@ USE_VIEWS = click.option(
     help="Views of each training image; every epoch draws one.",
 )
 JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs fitted side by side.  [default: one a processor]")
+MAX_SIZE = click.option(
+    "--max-size", metavar="SIZE", callback=size, help="Let the cache take no more than this, such as 20GB."
+)
 ON_ERROR = click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
