@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ TRIES = 10  # draws of a crop that fits before the centre is taken, as torchvisi
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The paper's training transform: rotation, random resized crop, horizontal flip; then scale and normalise.
+    """The paper's training transform: rotation, random resized crop, horizontal flip.
 
     Rotation takes the nearest pixel and leaves the corners black, as torchvision's `RandomRotation` does unless told
     otherwise; the crop is resized as the evaluation transform resizes.
@@ -54,34 +56,35 @@ class Augmentation:
         known = {name: value for name, value in fields.items() if name != "version"}
         return cls(**{**known, "scale": tuple(known["scale"]), "ratio": tuple(known["ratio"])})
 
-    def __call__(self, image: Image.Image, transform: Transform, name: str) -> Tensor:
-        """Draw one augmented view of an image.
+    def pixels(self, image: Image.Image, transform: Transform, name: str) -> npt.NDArray[np.uint8]:
+        """Draw one augmented view of an image, with Pillow alone.
 
         Args:
             image: An RGB image of any size.
-            transform: Gives the side of the result, the interpolation and the normalisation.
+            transform: Gives the side of the result and the interpolation.
             name: What is drawn, such as `view 3 of` and a digest: the same name and image give the same view, in any
                 order, thread, process and version of Python.
 
         Returns:
-            Float32 tensor (3, crop_size, crop_size).
+            Array (crop_size, crop_size, 3).
         """
-        from torchvision.transforms import InterpolationMode, functional
-
         # Of `random.Random`, the method random() alone is promised to give the same numbers in every version.
         draw = random.Random(name).random
-        turned = functional.rotate(image, (2 * draw() - 1) * self.rotation)
+        turned = image.rotate((2 * draw() - 1) * self.rotation, fillcolor=(0, 0, 0))
         top, left, height, width = self._crop(turned.width, turned.height, draw)
-        side = [transform.crop_size, transform.crop_size]
-        interpolation = InterpolationMode(transform.interpolation)
-        cropped = functional.resized_crop(
-            turned, top, left, height, width, side, interpolation, antialias=transform.antialias
-        )
+        size = (transform.crop_size, transform.crop_size)
+        view = turned.crop((left, top, left + width, top + height)).resize(size, transform.resampling)
         if draw() < self.flip:
-            cropped = functional.hflip(cropped)
-        pixels = functional.convert_image_dtype(functional.pil_to_tensor(cropped))
-        tensor: Tensor = functional.normalize(pixels, mean=list(transform.mean), std=list(transform.std))
-        return tensor
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.array(view)
+
+    def __call__(self, image: Image.Image, transform: Transform, name: str) -> Tensor:
+        """Draw one augmented view of an image, see `pixels`, and normalise it.
+
+        Returns:
+            Float32 tensor (3, crop_size, crop_size).
+        """
+        return transform.normalise(self.pixels(image, transform, name)[None])[0]
 
     def _crop(self, width: int, height: int, draw: Any) -> tuple[int, int, int, int]:
         """Draw a crop as torchvision's `RandomResizedCrop.get_params` does: top, left, height, width."""
@@ -100,8 +103,8 @@ class Augmentation:
 AUGMENTATION = Augmentation()
 
 
-def view_of(image: Image.Image, digest: str, number: int, transform: Transform) -> Tensor:
-    """Make one view of an image: number 0 is the evaluation transform, the others are drawn.
+def view_pixels(image: Image.Image, digest: str, number: int, transform: Transform) -> npt.NDArray[np.uint8]:
+    """Make the pixels of one view of an image: number 0 is the evaluation transform, the others are drawn.
 
     Args:
         image: An RGB image.
@@ -110,9 +113,20 @@ def view_of(image: Image.Image, digest: str, number: int, transform: Transform) 
         transform: The evaluation transform.
 
     Returns:
-        Float32 tensor (3, crop_size, crop_size).
+        Array (crop_size, crop_size, 3).
 
     Raises:
         UnreadableImage: The image is not RGB, or too elongated for the evaluation transform.
     """
-    return AUGMENTATION(image, transform, f"view {number} of {digest}") if number else transform(image)
+    if number:
+        return AUGMENTATION.pixels(image, transform, f"view {number} of {digest}")
+    return transform.pixels(image)
+
+
+def view_of(image: Image.Image, digest: str, number: int, transform: Transform) -> Tensor:
+    """Make one view of an image, see `view_pixels`, and normalise it.
+
+    Returns:
+        Float32 tensor (3, crop_size, crop_size).
+    """
+    return transform.normalise(view_pixels(image, digest, number, transform)[None])[0]

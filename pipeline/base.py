@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import BaseError, WeightsError
 from pipeline.memory import enough_memory
 from pipeline.progress import SILENT, Progress
+from pipeline.reading import brief
 from pipeline.transform import Transform, transform_of_weights
-from pipeline.weights import WeightsSource, load_state, tensor_digest
+from pipeline.weights import WeightsSource, entries, load_state, tensor_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,8 +156,9 @@ def load_base(
     import torch
 
     source = weights if isinstance(weights, WeightsSource) else WeightsSource.parse(weights)
+    entries(name)  # refuses what is no network's name
     if precision not in PRECISIONS:
-        raise BaseError(f"precision {precision!r} is none that manyheads knows: choose {', '.join(PRECISIONS)}")
+        raise BaseError(f"precision {brief(precision)!r} is none that manyheads knows: choose {', '.join(PRECISIONS)}")
     target = choose_device(device)
     transform = transform or transform_of_weights(name, source, transform_of)
     if source.kind == "random":

@@ -1,44 +1,32 @@
-"""The computing of features: threads decode ahead of the base, and a shard is written whenever one is full."""
+"""The computing of features: images are decoded ahead of the base, and a shard is written whenever one is full."""
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from cache import FeatureCache, Recipe
 from cache.shard import SHARD_ROWS
-from pipeline.augmentation import view_of
-from pipeline.decode import decode
-from pipeline.errors import BaseError, UnreadableImage
-from pipeline.image_set import digest_of
+from pipeline.decoder import Pixels
+from pipeline.decoding import VIEWS_AT_ONCE, Decoded, Wanted, decoding, enough_workers
+from pipeline.errors import BaseError
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pipeline.base import Base
-
-Named = TypeVar("Named")
-Result = TypeVar("Result")
-
 
 # One shard's worth: images in order, each with the numbers of the views that are to be computed of it.
 Plan = list[tuple[str, Sequence[int]]]
 
 
-class _Decoded(NamedTuple):
+class _View(NamedTuple):
     digest: str
     number: int
-    tensor: "Tensor | None"
+    pixels: Pixels | None
     reason: str
 
 
@@ -66,7 +54,7 @@ class Computing:
         cache: Where shards are written.
         root: Folder of the image set.
         batch_size: Images in one pass through the base; at most a shard's.
-        workers: Threads that decode.
+        workers: Processes that decode; fewer are used where there is little to do.
         progress: Told how many features are done.
         clock: Filled with where the time went.
     """
@@ -98,108 +86,64 @@ class Computing:
         """
         failures: dict[str, str] = {}
         plans = [plan for group in groups for plan in cut(group)]
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        read = partial(_read, base)
-        try:
-            # Counted in tensors: of an image with many views no more are made ahead than of as many images.
-            decoded = ahead(pool, read, self._wanted(paths, plans), 2 * min(self.batch_size, SHARD_ROWS) + self.workers)
-            with self.progress.steps("extracting", sum(map(_rows, plans)), unit) as advance:
-                for plan in plans:
-                    failures |= self._shard(base, decoded, _rows(plan), advance)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        workers = enough_workers(sum(map(len, plans)), self.workers)
+        ahead = 2 * min(self.batch_size, SHARD_ROWS)
+        with (
+            decoding(self._wanted(paths, plans), base.transform, workers, ahead) as decoded,
+            self.progress.steps("extracting", sum(map(_rows, plans)), unit) as advance,
+        ):
+            views = _views(decoded)
+            for plan in plans:
+                failures |= self._shard(base, views, _rows(plan), advance)
         return failures
 
-    def _wanted(self, paths: Mapping[str, str], plans: Iterable[Plan]) -> Iterator[tuple["_Picture", int]]:
+    def _wanted(self, paths: Mapping[str, str], plans: Iterable[Plan]) -> Iterator[Wanted]:
         for plan in plans:
             for digest, numbers in plan:
-                picture = _Picture(digest, self.root / paths[digest])
-                for number in numbers:
-                    yield picture, number
+                for start in range(0, len(numbers), VIEWS_AT_ONCE):
+                    yield Wanted(self.root / paths[digest], digest, numbers[start : start + VIEWS_AT_ONCE])
 
     def _shard(
-        self,
-        base: "Base",
-        decoded: Iterator[_Decoded],
-        left: int,
-        advance: Callable[[int], None],
+        self, base: "Base", decoded: Iterator[_View], left: int, advance: Callable[[int], None]
     ) -> dict[str, str]:
-        import torch
-
-        digests: list[str] = []
-        views: list[int] = []
+        rows: list[tuple[str, int]] = []
         blocks: list[npt.NDArray[np.float32]] = []
         failures: dict[str, str] = {}
         while left:
             since = time.perf_counter()
-            batch: list[Tensor] = []
+            batch: list[Pixels] = []
             taken = 0
             while left and len(batch) < self.batch_size:
                 view = next(decoded)
                 left -= 1
                 taken += 1
-                if view.tensor is None:
+                if view.pixels is None:
                     failures[view.digest] = view.reason
                 else:
-                    digests.append(view.digest)
-                    views.append(view.number)
-                    batch.append(view.tensor)
+                    rows.append((view.digest, view.number))
+                    batch.append(view.pixels)
             self.clock.add("decoding", since)
             if batch:
                 since = time.perf_counter()
-                blocks.append(base.features(torch.stack(batch)))
+                blocks.append(base.features(base.transform.normalise(np.stack(batch), base.device)))
                 self.clock.add("base", since)
             advance(taken)
-        if digests:
+        # An image that went while its views were made has those of them that were made in time: none is kept.
+        kept = [row for row, (digest, _) in enumerate(rows) if digest not in failures]
+        if kept:
             since = time.perf_counter()
-            features = np.concatenate(blocks)
+            digests, numbers = zip(*(rows[row] for row in kept), strict=True)
+            features = np.concatenate(blocks)[kept]
             _require_finite(features, digests, self.cache.recipe)
-            self.cache.add_shard(digests, views, features, failures)
+            self.cache.add_shard(digests, numbers, features, failures)
             self.clock.add("writing", since)
         return failures
 
 
-class _Picture:
-    """The pixels of one image, decoded once, by the first thread that needs them, and freed with the last one."""
-
-    def __init__(self, digest: str, path: Path) -> None:
-        self.digest = digest
-        self.path = path
-        self._lock = threading.Lock()
-        self._found: Image.Image | UnreadableImage | None = None
-
-    def pixels(self) -> Image.Image:
-        """Return the picture.
-
-        Raises:
-            UnreadableImage: It cannot be read, or is not the one that was listed.
-        """
-        with self._lock:
-            if self._found is None:
-                self._found = self._decoded()
-        if isinstance(self._found, UnreadableImage):
-            raise UnreadableImage(str(self._found))
-        return self._found
-
-    def _decoded(self) -> Image.Image | UnreadableImage:
-        try:
-            data = self.path.read_bytes()
-            if digest_of(data) != self.digest:
-                return UnreadableImage("it was changed while the extraction ran; run the same command again")
-            return decode(data)
-        except OSError as error:
-            return UnreadableImage(error.strerror or str(error))
-        except UnreadableImage as error:
-            return error
-
-
-def _read(base: "Base", wanted: tuple[_Picture, int]) -> _Decoded:
-    """Make the tensor of one view of an image; runs in a decoding thread."""
-    picture, number = wanted
-    try:
-        return _Decoded(picture.digest, number, view_of(picture.pixels(), picture.digest, number, base.transform), "")
-    except UnreadableImage as error:
-        return _Decoded(picture.digest, number, None, str(error))
+def _views(decoded: Iterable[Decoded]) -> Iterator[_View]:
+    for (_, digest, numbers), pixels, reason in decoded:
+        for place, number in enumerate(numbers):
+            yield _View(digest or "", number, None if pixels is None else pixels[place], reason)
 
 
 def cut(group: Mapping[str, Sequence[int]]) -> Iterator[Plan]:
@@ -224,19 +168,6 @@ def cut(group: Mapping[str, Sequence[int]]) -> Iterator[Plan]:
 
 def _rows(plan: Plan) -> int:
     return sum(len(numbers) for _, numbers in plan)
-
-
-def ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Named], Result], names: Iterable[Named], depth: int
-) -> Iterator[Result]:
-    """Yield results in order while at most `depth` are read ahead, so that memory stays flat."""
-    waiting: deque[Future[Result]] = deque()
-    for name in names:
-        waiting.append(pool.submit(read, name))
-        if len(waiting) >= depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _require_finite(features: npt.NDArray[np.float32], digests: Sequence[str], recipe: Recipe) -> None:

@@ -6,9 +6,8 @@ themselves, decoded when they are needed instead of kept in a cache.
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Entry, Index, Recipe
-from pipeline.augmentation import AUGMENTATION, Augmentation, view_of
-from pipeline.computing import ahead
-from pipeline.decode import DECODE_VERSION, decode
+from pipeline.augmentation import AUGMENTATION, Augmentation
+from pipeline.decode import DECODE_VERSION
+from pipeline.decoder import Pixels, pixels_of
+from pipeline.decoding import Wanted, decoding, enough_workers
 from pipeline.environment import decoders
-from pipeline.errors import ImageSetError, RunError, UnreadableImage, UnreadableImages
-from pipeline.image_set import digest_of, fingerprint, read_image_set
+from pipeline.errors import ImageSetError, RunError, UnreadableImages
+from pipeline.image_set import fingerprint, read_image_set
 from pipeline.printable import printable
 from pipeline.progress import SILENT, Progress
 from pipeline.transform import Transform
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PIXELS = "pixels"
 SIDE = 224  # of the paper's images, in pixels
 RESIZED = 256  # their short side before the crop
+BATCH = 16  # images that are normalised at once
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the paper normalised
 
 
@@ -96,7 +97,7 @@ def read_index(
     skipped = tuple(sorted(reasons.items()))
     entries = tuple(entry for entry in found.entries if entry.path not in reasons)
     if on_error == "fail" or not entries:
-        _refuse(skipped, len(image_set.images), images)
+        _refuse(skipped, image_set.found, images)
     return Index(
         entries=entries,
         classes=tuple(sorted({entry.label for entry in entries})),
@@ -124,16 +125,15 @@ def require_decodable(index: Index, transform: Transform, progress: Progress = S
 
 def _undecodable(root: Path, entries: Sequence[Entry], transform: Transform, progress: Progress) -> dict[str, str]:
     """Return why images cannot be used, by path."""
-    reasons: dict[str, str] = {}
-    workers = decoders()
-    with ThreadPoolExecutor(workers) as pool, progress.steps("checking", len(entries), "images") as advance:
-        check = partial(_reason, root, transform)
-        try:
-            for entry, reason in zip(entries, ahead(pool, check, entries, 2 * workers), strict=True):
-                reasons |= {entry.path: reason} if reason else {}
-                advance(1)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    wanted = (Wanted(root / entry.path) for entry in entries)
+    with (
+        decoding(wanted, transform, enough_workers(len(entries))) as decoded,
+        progress.steps("checking", len(entries), "images") as advance,
+    ):
+        reasons: dict[str, str] = {}
+        for entry, (_, _, reason) in zip(entries, decoded, strict=True):
+            reasons |= {entry.path: reason} if reason else {}
+            advance(1)
     return reasons
 
 
@@ -157,7 +157,7 @@ def read_pixels(
     advance: Callable[[int], None] = lambda rows: None,
     views: Sequence[int] | None = None,
 ) -> None:
-    """Decode images into rows of pixels, in threads.
+    """Decode images into rows of normalised pixels.
 
     Args:
         root: Folder of the image set.
@@ -170,15 +170,15 @@ def read_pixels(
     Raises:
         RunError: An image was changed or cannot be read any more.
     """
-    workers = decoders()
     named = zip(entries, views or [0] * len(entries), strict=True)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        for row, pixels in enumerate(ahead(pool, partial(_view, root, transform), named, 4 * workers)):
-            out[row] = pixels
-            advance(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    wanted = (Wanted(root / entry.path, entry.digest, (view,)) for entry, view in named)
+    with decoding(wanted, transform, enough_workers(len(entries)), BATCH) as decoded:
+        done = 0
+        while batch := list(islice(decoded, BATCH)):
+            rows = transform.normalise(np.concatenate([_required(*one) for one in batch]))
+            out[done : done + len(batch)] = rows.reshape(len(batch), -1)
+            done += len(batch)
+            advance(len(batch))
 
 
 def pixel_blocks(
@@ -223,15 +223,16 @@ class Pictures:
 
     def __getitem__(self, number: int) -> "tuple[Tensor, int] | str":
         entry = self.entries[number]
-        try:
-            return _pixels(self.root, entry, partial(self._draw, entry.path)), self.codes[number]
-        except RunError as error:
-            return str(error)
+        path = self.root / entry.path
+        pixels = pixels_of(path, entry.digest, lambda image, _: self._draw(image, entry.path))
+        if isinstance(pixels, str):
+            return _gone(path, pixels)
+        return self.transform.normalise(pixels[None])[0], self.codes[number]
 
-    def _draw(self, path: str, image: "Image") -> "Tensor":
+    def _draw(self, image: "Image", path: str) -> Pixels:
         if self.augmentation is None:
-            return self.transform(image)
-        return self.augmentation(image, self.transform, f"{self.draw}, {path}")
+            return self.transform.pixels(image)
+        return self.augmentation.pixels(image, self.transform, f"{self.draw}, {path}")
 
 
 def picture_batches(
@@ -284,32 +285,14 @@ def _leave_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _pixels(root: Path, entry: Entry, make: "Callable[[Image], Tensor]") -> "Tensor":
-    """Decode an image and make pixels of it; refuse one that is no longer what was listed."""
-    try:
-        data = (root / entry.path).read_bytes()
-        if digest_of(data) != entry.digest:
-            raise UnreadableImage("it was changed since it was listed")
-        return make(decode(data))
-    except (OSError, UnreadableImage) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(
-            f"{printable(str(root / entry.path))} could be read before and now cannot: {reason}. Restore it, and run "
-            "the same command again; or use another name for runs on the images as they are now (`--name`)."
-        ) from error
+def _required(wanted: Wanted, pixels: Pixels | None, reason: str) -> Pixels:
+    if pixels is None:
+        raise RunError(_gone(wanted.path, reason))
+    return pixels
 
 
-def _view(root: Path, transform: Transform, named: tuple[Entry, int]) -> npt.NDArray[np.float32]:
-    entry, number = named
-    tensor = _pixels(root, entry, lambda image: view_of(image, entry.digest, number, transform))
-    pixels: npt.NDArray[np.float32] = tensor.numpy()
-    return pixels.reshape(-1)
-
-
-def _reason(root: Path, transform: Transform, entry: Entry) -> str:
-    """Say why an image cannot be used, or nothing."""
-    try:
-        transform(decode((root / entry.path).read_bytes()))
-    except (OSError, UnreadableImage) as error:
-        return str(getattr(error, "strerror", None) or error)
-    return ""
+def _gone(path: Path, reason: str) -> str:
+    return (
+        f"{printable(str(path))} could be read before and now cannot: {reason}. Restore it, and run the same command "
+        "again; or use another name for runs on the images as they are now (`--name`)."
+    )

@@ -3,30 +3,25 @@
 import os
 import stat
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.computing import ahead
-from pipeline.decode import DECODE_VERSION, EXTENSIONS, decode
-from pipeline.environment import decoders
-from pipeline.errors import ImageSetError, RunError, UnreadableImage, UnreadableImages, WeightsError
-from pipeline.pixels import PIXELS, pixel_base
+from pipeline.decode import EXTENSIONS
+from pipeline.decoder import Pixels
+from pipeline.decoding import Wanted, decoding, enough_workers, prepare
+from pipeline.errors import ImageSetError, RunError, UnreadableImages
 from pipeline.printable import printable
 from pipeline.progress import SILENT, Progress
+from pipeline.recipe_base import base_of
 from pipeline.run import Run
-from pipeline.transform import Transform
-from pipeline.weights import WeightsSource
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pipeline.base import Base
+    from pipeline.heads.storage import Model
 
 BATCH = 16
 
@@ -47,12 +42,6 @@ class PredictionList:
     images: tuple[Prediction, ...]
     skipped: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
-
-
-class _Decoded(NamedTuple):
-    path: Path
-    tensor: "Tensor | None"
-    reason: str
 
 
 def predict(
@@ -83,7 +72,7 @@ def predict(
         UnreadableImages: Some images cannot be read and `on_error` is `fail`, or none can; the predictions for all
             others are the error's `result`.
     """
-    from pipeline.heads.storage import load_head
+    from pipeline.heads.storage import load_model
 
     if top_k < 1:
         raise RunError(f"The top {top_k} classes are none: ask for 1 or more.")
@@ -91,42 +80,36 @@ def predict(
         raise ImageSetError(f"on_error {on_error!r} is neither 'fail' nor 'skip'.")
     fitted = Run.read(Path(run))
     paths, closed = _image_files(images)
-    head = load_head(fitted.head, fitted.path)
-    if tuple(str(name) for name in head.classes_) != fitted.classes:
-        raise RunError(
-            f"The model in {fitted.path} was trained on other classes than its run.json names. Fit it again."
-        )
-    base = _base(fitted, weights, device, progress)
+    workers = enough_workers(len(paths))
+    prepare(workers)
+    model = load_model(fitted)
+    base = base_of(fitted.recipe, weights, device, progress, whose=fitted.label)
     found: list[Prediction] = []
     skipped = closed.copy()
-    workers = decoders()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        decoded = ahead(pool, partial(_read, base), paths, 2 * BATCH + workers)
-        with progress.steps("predicting", len(paths), "images") as advance:
-            while batch := list(islice(decoded, BATCH)):
-                good = [image for image in batch if image.tensor is not None]
-                skipped += [(str(image.path), image.reason) for image in batch if image.tensor is None]
-                found += _name(head, fitted, base, good, top_k) if good else []
-                advance(len(batch))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with (
+        decoding(map(Wanted, paths), base.transform, workers, 2 * BATCH) as decoded,
+        progress.steps("predicting", len(paths), "images") as advance,
+    ):
+        while batch := list(islice(decoded, BATCH)):
+            good = [(wanted.path, pixels) for wanted, pixels, _ in batch if pixels is not None]
+            skipped += [(str(wanted.path), reason) for wanted, pixels, reason in batch if pixels is None]
+            found += _name(model, base, good, top_k) if good else []
+            advance(len(batch))
     result = PredictionList(fitted.label, tuple(found), tuple(skipped), fitted.notes)
     if skipped and (on_error == "fail" or not found):
         raise _unreadable(result, len(paths), len(closed))
     return result
 
 
-def _name(head: object, run: Run, base: "Base", images: "Sequence[_Decoded]", top_k: int) -> list[Prediction]:
-    import torch
-
-    tensors = torch.stack([image.tensor for image in images if image.tensor is not None])
-    features = base.features(tensors).astype(run.recipe.storage).astype(np.float32)
-    probabilities = head.predict_proba(features)  # type: ignore[attr-defined]
+def _name(model: "Model", base: "Base", decoded: Sequence[tuple[Path, Pixels]], top_k: int) -> list[Prediction]:
+    paths, pixels = zip(*decoded, strict=True)
+    images = base.transform.normalise(np.concatenate(pixels), base.device)
+    features = base.features(images).astype(model.run.recipe.storage).astype(np.float32)
+    probabilities = model.predict_proba(features)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return [
-        Prediction(str(image.path), tuple((run.classes[place], float(row[place])) for place in best))
-        for image, row, best in zip(images, probabilities, order, strict=True)
+        Prediction(str(path), tuple((model.run.classes[place], float(row[place])) for place in best))
+        for path, row, best in zip(paths, probabilities, order, strict=True)
     ]
 
 
@@ -138,37 +121,6 @@ def _unreadable(result: PredictionList, files: int, folders: int) -> UnreadableI
         f"{len(result.skipped)} of {files + folders} {what} cannot be read. {way_out}:\n{listed}",
         result,
     )
-
-
-def _base(run: Run, weights: str | None, device: str, progress: Progress) -> "Base":
-    """Load the base of a run's recipe, and refuse one that would give other features."""
-    from pipeline.base import load_base
-
-    recipe, transform = run.recipe, Transform.from_dict(run.recipe.transform)
-    if recipe.decoding != DECODE_VERSION:
-        raise RunError(
-            f"{run.label} was fitted on images decoded by version {recipe.decoding} of the rules; this manyheads has "
-            f"version {DECODE_VERSION}. Extract and fit again, or use the manyheads that fitted it."
-        )
-    if recipe.base == PIXELS:
-        if weights is not None:
-            raise WeightsError(f"{run.label} sees pixels, not features: it has no base that needs weights.")
-        return pixel_base(transform)
-    source = WeightsSource.parse(weights or recipe.weights)
-    if source.kind == "file" and not Path(source.detail).is_file():
-        raise WeightsError(
-            f"{run.label} needs {recipe.base} with the weights {recipe.weights}, and there is no file {source.detail}. "
-            "Name where it is now: `--weights FILE`."
-        )
-    progress.note(f"loading {recipe.base} with weights {source}")
-    base = load_base(recipe.base, source, transform=transform, precision=recipe.precision, device=device)
-    if base.weights_digest != recipe.weights_digest:
-        raise WeightsError(
-            f"{run.label} was fitted on features of {recipe.base} with weights {recipe.weights} (digest "
-            f"{recipe.weights_digest[:12]}…), but {source} holds other tensors (digest {base.weights_digest[:12]}…). "
-            "Name the file that the features were extracted with: `--weights FILE`."
-        )
-    return base
 
 
 def _image_files(places: Sequence[Path | str]) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -219,16 +171,6 @@ def _below(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
             if path.suffix.lower() in EXTENSIONS and (os.path.isfile(path) or not os.path.exists(path))  # noqa: PTH110, PTH113
         )
     return sorted(files), sorted(closed)
-
-
-def _read(base: "Base", path: Path) -> _Decoded:
-    """Decode and transform one image; runs in a decoding thread."""
-    try:
-        return _Decoded(path, base.transform(decode(path.read_bytes())), "")
-    except OSError as error:
-        return _Decoded(path, None, _reason(error))
-    except UnreadableImage as error:
-        return _Decoded(path, None, str(error))
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
-"""The evaluation transform: how an RGB picture becomes a base's input.
+"""The evaluation transform: how an RGB picture becomes a base's input, in two steps.
 
+Pillow resizes and crops, in any process and without torch; torch scales and normalises what came of that, in batches.
 torch is imported by the functions that need it, never by importing this module.
 """
 
@@ -7,17 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from pipeline.errors import UnreadableImage
-from pipeline.weights import WeightsSource, entries, entry
+from pipeline.errors import BaseError, UnreadableImage
+from pipeline.memory import enough_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.weights import WeightsSource
+
+CHANNELS, LEVELS = 3, 256
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,64 @@ class Transform:
             antialias=self.antialias,
         )
 
+    @property
+    def resampling(self) -> Image.Resampling:
+        """The interpolation as Pillow names it; Pillow always antialiases."""
+        return Image.Resampling[self.interpolation.removesuffix("-exact").upper()]
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Resize and crop one image with Pillow alone, as torchvision's preset does with Pillow.
+
+        Args:
+            image: An RGB image of any size.
+
+        Returns:
+            Array (crop_size, crop_size, 3).
+
+        Raises:
+            UnreadableImage: The image is not RGB, or so elongated that resizing it would fill the memory.
+        """
+        if image.mode != "RGB":
+            raise UnreadableImage(f"its mode is {image.mode}, and a base takes RGB: convert it first")
+        width, height = image.size
+        short, long = sorted(image.size)
+        limit = Image.MAX_IMAGE_PIXELS
+        if short == 0 or (limit is not None and self.resize_size * (self.resize_size * long // short) > limit):
+            raise UnreadableImage(
+                f"it is {width} x {height} pixels, too elongated to be resized to a short side of {self.resize_size}: "
+                f"that would be more than {limit} pixels"
+            )
+        resized_long = int(self.resize_size * long / short)
+        size = (self.resize_size, resized_long) if width <= height else (resized_long, self.resize_size)
+        resized = image.resize(size, self.resampling)  # a plain copy where it has this size
+        left, top = (_start(side, self.crop_size) for side in size)
+        # Outside of the picture Pillow crops black, of which torchvision makes the same margins beforehand.
+        return np.array(resized.crop((left, top, left + self.crop_size, top + self.crop_size)))
+
+    def normalise(self, pixels: npt.NDArray[np.uint8], device: str = "cpu") -> Tensor:
+        """Scale and normalise the pixels of several images.
+
+        Every level is looked up in a table that torchvision's own arithmetic filled on the CPU, so that the result is
+        that of torchvision's preset bit for bit on every device: on a GPU it would divide by multiplying.
+
+        Args:
+            pixels: Array (n, S, S, 3).
+            device: Where the result is to be.
+
+        Returns:
+            Float32 tensor (n, 3, S, S), whose channels lie next to each other in memory.
+
+        Raises:
+            BaseError: The device has no room for them.
+        """
+        import torch
+
+        no_room = BaseError(f"There is no memory on {device} for a batch of {len(pixels)} images: lower --batch-size.")
+        with enough_memory(no_room):
+            channels = torch.arange(CHANNELS, device=device)
+            levels = torch.from_numpy(pixels).to(device).long()
+            return _normalised_levels(self.mean, self.std).to(device)[channels, levels].permute(0, 3, 1, 2)
+
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform one image.
 
@@ -96,18 +162,23 @@ class Transform:
         Raises:
             UnreadableImage: The image is not RGB, or so elongated that resizing it would fill the memory.
         """
-        if image.mode != "RGB":
-            raise UnreadableImage(f"its mode is {image.mode}, and a base takes RGB: convert it first")
-        short, long = sorted(image.size)
-        limit = Image.MAX_IMAGE_PIXELS
-        if short == 0 or (limit is not None and self.resize_size * (self.resize_size * long // short) > limit):
-            width, height = image.size
-            raise UnreadableImage(
-                f"it is {width} x {height} pixels, too elongated to be resized to a short side of {self.resize_size}: "
-                f"that would be more than {limit} pixels"
-            )
-        tensor: Tensor = self.build()(image)
-        return tensor
+        return self.normalise(self.pixels(image)[None])[0]
+
+
+@lru_cache(maxsize=8)
+def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return what each channel's levels become, (3, 256)."""
+    import torch
+    from torchvision.transforms import functional
+
+    levels = torch.arange(LEVELS, dtype=torch.uint8).expand(CHANNELS, 1, LEVELS)
+    table: Tensor = functional.normalize(functional.convert_image_dtype(levels), list(mean), list(std))
+    return table[:, 0]
+
+
+def _start(side: int, crop: int) -> int:
+    """Return where a centre crop begins, rounded as torchvision does; before the picture if that is smaller."""
+    return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
 
 
 def transform_of_weights(name: str, source: WeightsSource, transform_of: str | None = None) -> Transform:
@@ -128,6 +199,8 @@ def transform_of_weights(name: str, source: WeightsSource, transform_of: str | N
         BaseError: There is no such network.
         WeightsError: The network has no such entry.
     """
+    from pipeline.weights import entries, entry
+
     if transform_of is not None or source.kind == "imagenet":
         return Transform.of(entry(name, transform_of or source.detail or "DEFAULT"))
     table = list(entries(name))

@@ -145,6 +145,30 @@ def test_without_chance_it_is_torchvisions_own_pipeline(
     assert torch.equal(still(image, transform, "any name"), pipeline(image))
 
 
+def drawn_by_torchvision(image: Image.Image, transform: Transform, name: str) -> torch.Tensor:
+    """Draw a view with torchvision's functions, which caches of this version of views were first made with."""
+    draw = random.Random(name).random
+    turned = functional.rotate(image, (2 * draw() - 1) * AUGMENTATION.rotation)
+    crop = AUGMENTATION._crop(turned.width, turned.height, draw)
+    side = [transform.crop_size, transform.crop_size]
+    kind = transforms.InterpolationMode(transform.interpolation)
+    view = functional.resized_crop(turned, *crop, side, kind, antialias=True)
+    view = functional.hflip(view) if draw() < AUGMENTATION.flip else view
+    pixels = functional.convert_image_dtype(functional.pil_to_tensor(view))
+    tensor: torch.Tensor = functional.normalize(pixels, mean=list(transform.mean), std=list(transform.std))
+    return tensor
+
+
+@settings(max_examples=300)
+@given(sizes, sizes, st.integers(1, 60), st.sampled_from(["nearest", "bilinear", "bicubic"]), st.text(max_size=3))
+def test_every_view_is_what_torchvisions_functions_make_of_the_same_numbers(
+    width: int, height: int, crop: int, interpolation: str, name: str
+) -> None:
+    transform, image = Transform(36, crop, MEAN, STD, interpolation), noise(width, height)
+    expected = drawn_by_torchvision(image, transform, name)
+    assert torch.equal(AUGMENTATION(image, transform, name), expected)
+
+
 @pytest.mark.filterwarnings("ignore:ks_2samp")  # its exact method overflows, and it takes another
 @pytest.mark.parametrize("size", [(256, 256), (300, 200), (64, 256), (500, 40), (3, 5)])
 def test_crops_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
@@ -186,7 +210,7 @@ def test_angles_are_uniform() -> None:
     rows, columns = torch.meshgrid(torch.arange(104.0) - 51.5, torch.arange(104.0) - 51.5, indexing="ij")
     angles = []
     for number in range(1000):
-        white = turning(square, transform, f"angle {number}")[0] > 0
+        white = torch.from_numpy(turning.pixels(square, transform, f"angle {number}"))[..., 0] > 127
         angles.append(math.degrees(math.atan2(-columns[white].mean(), -rows[white].mean())))
     assert max(map(abs, angles)) < 31
     assert stats.kstest(angles, stats.uniform(-30, 60).cdf).pvalue > 0.01
@@ -197,8 +221,8 @@ def test_flips_come_as_often_as_asked(probability: float) -> None:
     halves = Image.new("RGB", (32, 32))
     ImageDraw.Draw(halves).rectangle((0, 0, 15, 31), "white")
     turning = Augmentation(rotation=0, scale=(1, 1), ratio=(1, 1), flip=probability)
-    views = [turning(halves, SMALL, f"view {number}") for number in range(2000)]
-    flipped = sum(bool(view[0, 0, 0] < view[0, 0, -1]) for view in views)
+    views = [turning.pixels(halves, SMALL, f"view {number}") for number in range(2000)]
+    flipped = sum(bool(view[0, 0, 0] < view[0, -1, 0]) for view in views)
     assert abs(flipped - 2000 * probability) <= 3 * math.sqrt(2000 * probability * (1 - probability))
 
 

@@ -1,13 +1,10 @@
-"""Decoding ahead keeps order and memory; a shard holds what it says; nothing infinite is stored."""
+"""Plans hold everything once and in order; a shard holds what it says; nothing infinite is stored."""
 
-import gc
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,9 +18,9 @@ from cache import FeatureCache
 from cache.shard import SHARD_ROWS
 from pipeline.augmentation import view_of
 from pipeline.base import Base, load_base
-from pipeline.computing import Clock, Computing, _Decoded, _Picture, ahead, cut
+from pipeline.computing import Clock, Computing, _View, cut
 from pipeline.decode import decode
-from pipeline.errors import BaseError, UnreadableImage
+from pipeline.errors import BaseError
 from pipeline.extraction import extract
 from pipeline.image_set import digest_of
 from pipeline.progress import Silent
@@ -67,27 +64,6 @@ def empty(extracted: Path, tmp_path: Path) -> FeatureCache:
 def paths(drawn: Path) -> dict[str, str]:
     """Digest -> path of the drawn images."""
     return {digest_of(path.read_bytes()): path.relative_to(drawn).as_posix() for path in sorted(drawn.rglob("*.png"))}
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.text("abc", max_size=3), max_size=30), st.integers(1, 8), st.integers(1, 4))
-def test_order_is_kept_and_at_most_depth_are_ahead(digests: list[str], depth: int, workers: int) -> None:
-    started = 0
-    lock = threading.Lock()
-
-    def read(digest: str) -> _Decoded:
-        nonlocal started
-        with lock:
-            started += 1
-        return _Decoded(digest, 0, None, digest.upper())
-
-    with ThreadPoolExecutor(workers) as pool:
-        taken: list[str] = []
-        for image in ahead(pool, read, digests, depth):
-            taken.append(image.digest)
-            assert started <= len(taken) - 1 + depth
-            assert image.reason == image.digest.upper()
-    assert taken == digests
 
 
 wanted = st.dictionaries(
@@ -142,7 +118,7 @@ def test_a_file_that_changed_or_went_since_it_was_listed_has_no_feature(
     heard = Counted()
     failures = Computing(empty, drawn, 2, 2, heard).run(base, listed, [plain(whole, changed, gone)])
     assert failures == {
-        changed: "it was changed while the extraction ran; run the same command again",
+        changed: "it was changed since it was listed",
         gone: "No such file or directory",
     }
     (shard,) = empty.shards()
@@ -194,66 +170,36 @@ def test_features_of_views_are_those_of_their_tensors(
     assert len(np.unique(found, axis=0)) == len(keys)
 
 
-opened: list[str] = []
+@settings(max_examples=100)
+@given(wanted)
+def test_an_image_is_decoded_once_for_sixteen_of_its_views(group: dict[str, list[int]]) -> None:
+    root, plans = Path("images"), list(cut(group))
+    computing = Computing(cast(FeatureCache, None), root, 16, 1, Counted())  # the cache takes no part in it
+    asked = list(computing._wanted({digest: f"{digest}.png" for digest in group}, plans))
+    rows = [(one.path, one.digest, number) for one in asked for number in one.views]
+    assert rows == [(root / f"{d}.png", d, number) for plan in plans for d, numbers in plan for number in numbers]
+    for digest, numbers in group.items():
+        sizes = [len(one.views) for one in asked if one.digest == digest]
+        assert max(sizes) <= 16
+        assert len(sizes) <= sum(-(-len(some) // 16) for plan in plans for d, some in plan if d == digest)
+        assert sum(sizes) == len(numbers)
 
 
-def _note_opening(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "open" and str(arguments[0]).endswith(".png"):
-        opened.append(str(arguments[0]))
-
-
-def test_an_image_is_read_once_for_all_its_views(
+def test_an_image_that_went_while_its_views_were_made_loses_them_all(
     drawn: Path, base: Base, empty: FeatureCache, paths: dict[str, str]
 ) -> None:
-    some = list(paths)[:4]
-    sys.addaudithook(_note_opening)
-    opened.clear()
-    Computing(empty, drawn, 3, 3, Counted()).run(base, paths, [dict.fromkeys(some, range(1, 8))], "views")
-    assert sorted(opened) == sorted(str(drawn / paths[digest]) for digest in some)
-
-
-@pytest.mark.parametrize("views", [1, 6])
-def test_tensors_and_pictures_ahead_are_few_however_many_views_there_are(
-    drawn: Path, base: Base, empty: FeatureCache, paths: dict[str, str], views: int
-) -> None:
-    side, batch, workers = base.transform.crop_size, 2, 3
-
-    class Watching(Counted):
-        """Counts what is alive whenever a batch is done, when threads have had the time to go as far as they may."""
-
-        most_tensors = most_pictures = 0
-
-        @contextmanager
-        def steps(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-            def advance(done: int) -> None:
-                alive = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, _Picture)]
-                tensors = sum(type(thing) is torch.Tensor and thing.shape == (3, side, side) for thing in alive)
-                pictures = sum(type(thing) is _Picture and thing._found is not None for thing in alive)
-                self.most_tensors = max(self.most_tensors, tensors)
-                self.most_pictures = max(self.most_pictures, pictures)
-
-            yield advance
-
-    watching = Watching()
-    some = dict.fromkeys(list(paths)[: 30 // views], range(1, views + 1))
-    Computing(empty, drawn, batch, workers, watching).run(base, paths, [some], "views")
-    # The batch that was just computed, two batches ahead, one tensor a thread, and what is taking shape in a thread.
-    assert batch < watching.most_tensors <= batch + 2 * batch + workers + 3 * workers
-    assert 1 <= watching.most_pictures <= workers + 1
-
-
-def test_pixels_are_decoded_once_and_reasons_are_told_to_all_who_ask(drawn: Path, tmp_path: Path) -> None:
-    path = tmp_path / "image.png"
-    path.write_bytes((drawn / "beach" / "beach00.png").read_bytes())
-    picture = _Picture(digest_of(path.read_bytes()), path)
-    first = picture.pixels()
-    path.unlink()
-    assert picture.pixels() is first
-    absent = _Picture(picture.digest, path)
-    for _ in range(2):
-        with pytest.raises(UnreadableImage, match="No such file"):
-            absent.pixels()
-        path.write_bytes((drawn / "beach" / "beach00.png").read_bytes())
+    whole, gone, last = list(paths)[:3]
+    pixels = np.zeros((base.transform.crop_size, base.transform.crop_size, 3), np.uint8)
+    views = [
+        _View(whole, 1, pixels, ""),
+        _View(gone, 1, pixels, ""),
+        _View(gone, 2, None, "went"),
+        _View(last, 5, pixels, ""),
+    ]
+    failures = Computing(empty, drawn, 2, 1, Counted())._shard(base, iter(views), 4, lambda done: None)
+    assert failures == {gone: "went"}
+    (shard,) = empty.shards()
+    assert (shard.digests, shard.views, shard.failures) == ((whole, last), (1, 5), failures)
 
 
 def test_an_image_that_went_loses_all_its_views_and_no_others(
