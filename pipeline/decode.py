@@ -16,7 +16,14 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    TILELENGTH,
+    TILEWIDTH,
+    TiffImageFile,
+)
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import UnreadableImage
@@ -24,6 +31,12 @@ from pipeline.errors import UnreadableImage
 # Part of every feature cache's recipe: raise it with any change to what bytes become which pixels, so that features
 # computed under the old rules are never mixed with new ones.
 DECODE_VERSION = 1
+
+# More than a picture within Pillow's limit of pixels takes: with four channels of 16 bits, uncompressed, 716 MB.
+MAX_FILE_BYTES = 2**30
+
+# More than programs write: each scan goes over the whole picture again, so a few bytes of file buy milliseconds.
+MAX_JPEG_SCANS = 500
 
 # What a listing of an image set takes for an image; `decode` itself looks at the content only.
 EXTENSIONS: frozenset[str] = frozenset(
@@ -53,14 +66,30 @@ _UPRIGHT = {
 }
 
 # Where Pillow's own words would leave the reader without a next step.
+_TAGS = "its list of tags, which often stands at the end, is cut off or damaged"
+_SAMPLES = f"samples of a number or type that Pillow does not read, or {_TAGS}; convert the files to 8-bit RGB"
 _PLAINER = {
     "decoder error -2": "its pixels are cut off or damaged",
+    "decoder error -9": "its pixels do not fit into memory",
+    "broken data stream when reading image file": "its pixels are damaged",
+    "unrecognized data stream contents when reading image file": "its pixels are damaged",
+    "not enough image data": "its pixels are cut off or damaged",
     "could not create decoder object": "it is cut off or damaged",
-    "not identified by this driver": "its width or height is zero, or its header is damaged",
-    "unknown pixel mode": "samples of a number or type that Pillow does not read; convert the files to 8-bit RGB",
+    "not a WEBP file": "it is cut off or damaged",
+    "not identified by this driver": "its width or height is zero, or its header is cut off or damaged",
+    "Missing dimensions": _TAGS,
+    "unknown data organization": _TAGS,
+    "unknown pixel mode": _SAMPLES,
+    "string index out of range": _SAMPLES,  # more planes than colours
+    "Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK": (
+        "a text or a colour profile in it unpacks to more than 1 MiB; save it without"
+    ),
 }
 
 _PNG_BIT_DEPTH = 24  # offset in the file: the signature, then IHDR's length, name, width and height
+_JPEG_MARKER = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")  # not: stuffed and fill bytes, restarts, which are data of a scan
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_PLANES_APART = 2  # TIFF 6.0, section 8, PlanarConfiguration
 _WHITE_IS_ZERO = 0  # TIFF 6.0, section 4, PhotometricInterpretation
 
 
@@ -78,16 +107,24 @@ def decode(data: bytes) -> Image.Image:
 
     Raises:
         UnreadableImage: The bytes are no such file, are damaged, have more pixels than `PIL.Image.MAX_IMAGE_PIXELS`
-            allows, or hold numbers without a defined white; the message is the reason alone, on one line.
+            allows, are more than `MAX_FILE_BYTES`, or hold numbers without a defined white; the message is the reason
+            alone, on one line.
     """
     if not data:
         raise UnreadableImage("the file is empty")
+    require_file_size(len(data))
     file_class = next((file_class for signature, file_class in _FORMATS if signature.match(data)), None)
     if file_class is None:
         raise UnreadableImage(f"not a TIFF, JPEG, PNG, BMP, WebP or GIF image (begins with {data[:8]!r})")
     try:
+        if file_class is WebPImageFile:
+            _refuse_too_many_pixels(_webp_size(data))  # its decoder takes memory for them as soon as it is made
+        elif file_class is JpegImageFile:
+            _refuse_too_many_scans(data)
         image = file_class(io.BytesIO(data))
         _refuse_too_many_pixels(image.size)
+        if isinstance(image, TiffImageFile):
+            _require_whole_tiff(image)
         image.load()
         if isinstance(image, PngImageFile):
             _mend_transparency(image, data[_PNG_BIT_DEPTH])
@@ -101,6 +138,21 @@ def decode(data: bytes) -> Image.Image:
     return picture
 
 
+def require_file_size(size: int) -> None:
+    """Refuse a file that is too large to be read as a whole.
+
+    Args:
+        size: Bytes in it.
+
+    Raises:
+        UnreadableImage: They are more than `MAX_FILE_BYTES`.
+    """
+    if size > MAX_FILE_BYTES:
+        raise UnreadableImage(
+            f"{size} bytes are more than the {MAX_FILE_BYTES} that an image file may have; save its first picture alone"
+        )
+
+
 def _refuse_too_many_pixels(size: tuple[int, int]) -> None:
     """Refuse what Pillow would only warn of, before memory is taken for it."""
     width, height = size
@@ -109,6 +161,54 @@ def _refuse_too_many_pixels(size: tuple[int, int]) -> None:
             f"{width} x {height} pixels are more than the {Image.MAX_IMAGE_PIXELS} of PIL.Image.MAX_IMAGE_PIXELS; "
             "cut or shrink the picture, or raise that limit if the file is trusted"
         )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Read the canvas size of a WebP file; 0 x 0 where the decoder will find the header damaged."""
+    header, kind = data[20:30].ljust(10, b"\0"), data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(header[4:7], "little") + 1, int.from_bytes(header[7:10], "little") + 1
+    if kind == b"VP8L":
+        packed = int.from_bytes(header[1:5], "little")
+        return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(header[6:8], "little") & 0x3FFF, int.from_bytes(header[8:10], "little") & 0x3FFF
+    return 0, 0
+
+
+def _refuse_too_many_scans(data: bytes) -> None:
+    """Refuse a JPEG that a decoder would be at for hours."""
+    if data.count(b"\xff\xda") <= MAX_JPEG_SCANS:  # quick; what follows the picture may hold these two bytes as well
+        return
+    scans, place = 0, 2
+    while found := _JPEG_MARKER.search(data, place):
+        kind, place = data[found.end() - 1], found.end()
+        if kind == _END_OF_IMAGE:
+            break
+        scans += kind == _START_OF_SCAN
+        place += int.from_bytes(data[place : place + 2], "big")
+    if scans > MAX_JPEG_SCANS:
+        raise UnreadableImage(
+            f"its {scans} scans would be decoded one over the other, and {MAX_JPEG_SCANS} are enough for any picture; "
+            "save it anew"
+        )
+
+
+def _require_whole_tiff(image: TiffImageFile) -> None:
+    """Refuse a TIFF whose tiles are larger than any picture, or whose strips are not all there.
+
+    libtiff sees to the latter itself, but uncompressed files are read by Pillow, which leaves black what is missing.
+    """
+    tags = image.tag_v2
+    width, height = tags.get(TILEWIDTH), tags.get(TILELENGTH)
+    if isinstance(width, int) and isinstance(height, int):
+        _refuse_too_many_pixels((width, height))
+    places = [tile.extents for tile in image.tile if tile.codec_name == "raw" and tile.extents]
+    if places:
+        held = sum((right - left) * (lower - upper) for left, upper, right, lower in places)
+        planes = len(image.getbands()) if tags.get(PLANAR_CONFIGURATION) == _PLANES_APART else 1
+        if held < planes * image.width * image.height:
+            raise UnreadableImage("cut off or damaged: it lacks strips of its picture")
 
 
 def _mend_transparency(image: PngImageFile, bit_depth: int) -> None:
@@ -168,12 +268,16 @@ def _upright(picture: Image.Image, image: ImageFile) -> Image.Image:
 def _reason(format_name: str, error: Exception) -> str:
     """Say on one line why Pillow gave up."""
     said = " ".join(str(error).split())[:200] or type(error).__name__
+    if said in _PLAINER:
+        return f"not readable as {format_name}: {_PLAINER[said]}"
     if "truncated" in said.lower():
         return f"cut off: {said}"
     # Pillow wraps what its header parsers stumble over: SyntaxError(KeyError(…))
     origin = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
-    if isinstance(origin, EOFError | IndexError | struct.error):
+    if isinstance(origin, IndexError | struct.error):
+        return "cut off or damaged: it ends too early"
+    if isinstance(origin, EOFError) or said.startswith("broken PNG file"):
         return f"cut off or damaged: {said}"
     if isinstance(origin, KeyError):  # whose words are the key alone
         return f"not readable as {format_name}: its header holds the unknown value {said}"
-    return f"not readable as {format_name}: {_PLAINER.get(said, said)}"
+    return f"not readable as {format_name}: {said}"

@@ -2,16 +2,17 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 
 from cache.index import Entry
-from pipeline.decode import EXTENSIONS
-from pipeline.errors import ImageSetError
+from pipeline.decode import EXTENSIONS, require_file_size
+from pipeline.errors import ImageSetError, UnreadableImage
 from pipeline.progress import SILENT, Progress
+from pipeline.reading import BLOCK, open_regular
 
 AT_ONCE = 1024  # files that wait for a thread: each takes some memory
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -35,12 +36,20 @@ class ImageSet:
         classes: Class names, sorted by code point.
         images: Sorted by code point of their paths.
         strays: Paths of image files that lie outside every class folder, and so are not part of the set.
+        unreadable: (path, reason) of what lies in a class folder and cannot even be listed: sub-folders that are
+            closed, and files whose names cannot be stored.
     """
 
     root: Path
     classes: tuple[str, ...]
     images: tuple[ImageFile, ...]
     strays: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def found(self) -> int:
+        """How many images there are, with those that cannot even be listed."""
+        return len(self.images) + len(self.unreadable)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Fingerprints:
 
     Attributes:
         entries: One for each image that could be read, in the set's order.
-        unreadable: (path, reason) of the others.
+        unreadable: (path, reason) of the others, and of those that could not even be listed; sorted.
     """
 
     entries: tuple[Entry, ...]
@@ -81,20 +90,22 @@ def read_image_set(folder: Path | str) -> ImageSet:
         raise ImageSetError(
             f"{root} has no sub-folders, so no classes. Put the images of each class into a folder named after it."
         )
-    images: list[ImageFile] = []
-    strays = [_text(entry.name) for entry in _visible(root) if _is_image(entry)]
+    homes = {root: ""}  # where the classes are
     if _is_split(root, folders):
         _require_one_name_each(root, folders)
-        for part in folders:
-            strays += [_text(f"{part.name}/{entry.name}") for entry in _visible(Path(part)) if _is_image(entry)]
-            for label in _folders(Path(part)):
-                images += _class_images(root, label, PARTS[part.name])
-    else:
-        for label in folders:
-            images += _class_images(root, label, "")
+        homes = {Path(entry): PARTS[entry.name] for entry in folders}
+    above = [entry for place in {root, *homes} for entry in _visible(place)]
+    strays = [_shown(Path(entry).relative_to(root).as_posix()) for entry in above if _is_image(entry)]
+    images: list[ImageFile] = []
+    unreadable: list[tuple[str, str]] = []
+    for home, part in homes.items():
+        for label in _folders(home):
+            listed, others = _class_images(root, label, part)
+            images += listed
+            unreadable += others
     images.sort(key=lambda image: image.path)
     classes = tuple(sorted({image.label for image in images}))
-    return ImageSet(root, classes, tuple(images), tuple(sorted(strays)))
+    return ImageSet(root, classes, tuple(images), tuple(sorted(strays)), tuple(unreadable))
 
 
 def fingerprint(images: ImageSet, workers: int | None = None, progress: Progress = SILENT) -> Fingerprints:
@@ -106,7 +117,7 @@ def fingerprint(images: ImageSet, workers: int | None = None, progress: Progress
         progress: Told how many files are done.
     """
     entries: list[Entry] = []
-    unreadable: list[tuple[str, str]] = []
+    unreadable = list(images.unreadable)
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         with progress.steps("reading", len(images.images), "images") as advance:
@@ -121,7 +132,7 @@ def fingerprint(images: ImageSet, workers: int | None = None, progress: Progress
                     advance(1)
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the files that are still to be read
-    return Fingerprints(tuple(entries), tuple(unreadable))
+    return Fingerprints(tuple(entries), tuple(sorted(unreadable)))
 
 
 def require_apart(images: Path, folder: Path, what: str) -> None:
@@ -148,22 +159,42 @@ def digest_of(data: bytes) -> str:
 
 
 def _digest(path: Path) -> tuple[str, str]:
+    """Return a file's digest, or the reason why there is none; of a large file a block at a time is in memory."""
+    digest, size = hashlib.sha256(), 0
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "", "not a regular file"  # a pipe or a device would be read for ever
-        return digest_of(path.read_bytes()), ""
+        with open_regular(path) as file:
+            require_file_size(os.fstat(file.fileno()).st_size)
+            while block := file.read(BLOCK):
+                size += len(block)
+                require_file_size(size)  # it may grow for ever
+                digest.update(block)
     except OSError as error:
-        return "", error.strerror or str(error)
+        return "", _said(error)
+    except (UnreadableImage, ValueError) as error:
+        return "", str(error)
+    return digest.hexdigest(), ""
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        return _entries(folder)
     except OSError as error:
-        raise ImageSetError(
-            f"The folder {folder} cannot be listed: {error.strerror}. Mend its permissions, or move it out of the set."
-        ) from error
+        raise _closed(folder, error) from error
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _closed(folder: Path, error: OSError) -> ImageSetError:
+    return ImageSetError(
+        f"The folder {folder} cannot be listed: {_said(error)}. Mend its permissions, or move it out of the set."
+    )
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
@@ -171,7 +202,10 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return os.path.isdir(entry)  # noqa: PTH112  # entry.is_dir() raises where a link leads to itself
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or where one may not go
+        return False
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
@@ -204,29 +238,51 @@ def _require_one_name_each(root: Path, folders: list[os.DirEntry[str]]) -> None:
             raise ImageSetError(f"{root} has {' and '.join(same)}, which both mean '{part}'. Keep one of them.")
 
 
-def _class_images(root: Path, folder: os.DirEntry[str], part: str) -> list[ImageFile]:
-    where = Path(folder)
-    label = _text(folder.name)
-    above = frozenset({_identity(root), _identity(where.parent)})
-    images = [ImageFile(_text(path.relative_to(root).as_posix()), label, part) for path in _walk(where, above)]
-    if not images:
+def _class_images(root: Path, folder: os.DirEntry[str], part: str) -> tuple[list[ImageFile], list[tuple[str, str]]]:
+    """Return the images of a class, and (path, reason) of what cannot be listed there."""
+    where, label = Path(folder), _text(folder.name)
+    images: list[ImageFile] = []
+    unreadable: list[tuple[str, str]] = []
+    for place, reason in _walk(where, {_identity(root), _identity(where.parent)}):
+        path = place.relative_to(root).as_posix()
+        if reason or not _is_text(path):
+            unreadable.append((_shown(path), reason or "its name is not UTF-8; rename it"))
+        else:
+            images.append(ImageFile(path, label, part))
+    if not images and not unreadable:
         raise ImageSetError(
             f"The class folder {where} holds no image ({', '.join(sorted(EXTENSIONS))}). "
             "Add images, or remove the folder (a name that begins with a dot is passed over)."
         )
-    return images
+    return images, unreadable
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Yield the image files below a folder; a link back to a folder above is not followed again."""
-    here = _identity(folder)
-    if here in above:
-        return
-    for entry in _visible(folder):
-        if _is_folder(entry):
-            yield from _walk(Path(entry), above | {here})
-        elif _is_image(entry):
-            yield Path(entry)
+def _walk(folder: Path, above: set[tuple[int, int]]) -> Iterator[tuple[Path, str]]:
+    """Yield the image files below a class folder, and with the reason each folder there that cannot be listed.
+
+    A folder that links lead to is listed once, under its own name if it lies here itself: links from folder to folder
+    would else make paths without end.
+    """
+    seen = set(above)
+    waiting = [(False, folder)]  # links last, and else in the order of their paths
+    while waiting:
+        _, here = heappop(waiting)
+        try:
+            identity = _identity(here)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            entries = _entries(here)
+        except OSError as error:
+            if here == folder:
+                raise _closed(here, error) from error
+            yield here, f"the folder cannot be listed: {_said(error)}"
+            continue
+        for entry in entries:
+            if _is_folder(entry):
+                heappush(waiting, (entry.is_symlink(), Path(entry)))
+            elif _is_image(entry):
+                yield Path(entry), ""
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -240,10 +296,19 @@ def _text(name: str) -> str:
     Raises:
         ImageSetError: Its bytes are not UTF-8.
     """
+    if not _is_text(name):
+        raise ImageSetError(f"The name {os.fsencode(name)!r} is not UTF-8. Rename it; a cache stores names as UTF-8.")
+    return name
+
+
+def _is_text(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ImageSetError(
-            f"The name {os.fsencode(name)!r} is not UTF-8. Rename it; a cache stores names as UTF-8."
-        ) from None
-    return name
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """Return a name with its bytes that are not UTF-8 as visible escapes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -201,6 +201,8 @@ class Output:
         """Print the one document that a command prints, in letters where stdout can take them."""
         self.answered = True
         text = json.dumps(document, ensure_ascii=False, indent=1)
+        # JSON may hold control characters of the upper range and marks that turn text round; a terminal obeys them.
+        text = "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
         try:
             text.encode(sys.stdout.encoding)
         except UnicodeEncodeError:

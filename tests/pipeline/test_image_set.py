@@ -3,7 +3,9 @@
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,12 +136,34 @@ def test_any_unicode_names(tmp_path_factory: pytest.TempPathFactory, names: set[
     )
 
 
+CAFE = os.fsdecode(b"caf\xe9")
+
+
 @any_bytes
-@pytest.mark.parametrize("where", ["a/{}.jpg", "{}/1.jpg", "a/{}/1.jpg", "{}.jpg", "train/{}.jpg"])
-def test_names_that_are_not_utf8_are_refused(tmp_path: Path, where: str) -> None:
-    make(tmp_path, "train/a/1.jpg" if where.startswith("train") else "a/1.jpg")
-    make(tmp_path, where.format(os.fsdecode(b"caf\xe9")))
-    assert r"caf\xe9" in refusal(tmp_path)
+@pytest.mark.parametrize("where", ["a/{}.jpg", "a/{}/1.jpg", "b/{}.jpg"])
+def test_a_file_whose_name_is_not_utf8_is_unreadable(tmp_path: Path, where: str) -> None:
+    make(tmp_path, "a/1.jpg", where.format(CAFE))
+    found = read_image_set(tmp_path)
+    assert [image.path for image in found.images] == ["a/1.jpg"]
+    assert found.unreadable == ((where.format(r"caf\xe9"), "its name is not UTF-8; rename it"),)
+    assert found.found == 2
+    prints = fingerprint(found)
+    assert [entry.path for entry in prints.entries] == ["a/1.jpg"]
+    assert prints.unreadable == found.unreadable
+
+
+@any_bytes
+@pytest.mark.parametrize("where", ["{}.jpg", "train/{}.jpg"])
+def test_a_stray_whose_name_is_not_utf8_is_named(tmp_path: Path, where: str) -> None:
+    make(tmp_path, "train/a/1.jpg", where.format(CAFE))
+    assert read_image_set(tmp_path).strays == (where.format(r"caf\xe9"),)
+
+
+@any_bytes
+@pytest.mark.parametrize("where", ["{}/1.jpg", "train/{}/1.jpg"])
+def test_a_class_whose_name_is_not_utf8_is_refused(tmp_path: Path, where: str) -> None:
+    make(tmp_path, "train/a/1.jpg", where.format(CAFE))
+    assert r"The name b'caf\xe9' is not UTF-8. Rename it" in refusal(tmp_path)
     assert refusal(tmp_path).encode()  # it can be printed
 
 
@@ -177,6 +201,73 @@ def test_links_that_lead_back_are_not_followed_for_ever(tmp_path: Path, target: 
     assert [path for path, _, _ in listed(tmp_path)] == [f"{label}/deep/1.jpg" for label in labels]
 
 
+def test_folders_that_link_to_each_other_are_listed_once_each(tmp_path: Path) -> None:
+    # Every way through the links would be a path: e x 7! of them.
+    names = [f"{number:02d}" for number in range(7)]
+    for name in names:
+        make(tmp_path, f"class/{name}/1.jpg")
+        for other in names:
+            (tmp_path / "class" / name / f"to {other}").symlink_to(f"../{other}")
+    assert [path for path, _, _ in listed(tmp_path)] == [f"class/{name}/1.jpg" for name in names]
+
+
+def test_a_folder_goes_by_its_own_name_before_those_of_its_links(tmp_path: Path) -> None:
+    make(tmp_path, "set/a/real/deep/1.jpg", "store/2.jpg")
+    (tmp_path / "set" / "a" / "before").symlink_to("real/deep")
+    for name in ("x", "y"):
+        (tmp_path / "set" / "a" / name).symlink_to(tmp_path / "store")
+    assert [path for path, _, _ in listed(tmp_path / "set")] == ["a/real/deep/1.jpg", "a/x/2.jpg"]
+
+
+def test_a_tree_deeper_than_python_recurses(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg")
+    depth = sys.getrecursionlimit() + 200
+    before = Path.cwd()
+    os.chdir(tmp_path / "a")
+    try:
+        for _ in range(depth):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("2.jpg").touch()
+        os.chdir(tmp_path)  # so that no path is longer than the system takes
+        assert [path.count("/") for path, _, _ in listed(Path())] == [1, depth + 1]
+    finally:
+        os.chdir(before)
+        subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # Python's own removal recurses
+
+
+def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg")
+    size = 300 << 20
+    os.truncate(tmp_path / "a" / "1.jpg", 0)
+    os.truncate(tmp_path / "a" / "1.jpg", size)
+    tracemalloc.start()
+    (entry,) = fingerprint(read_image_set(tmp_path)).entries
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
+    assert entry.digest == digest_of(bytes(size))
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg", "a/2.jpg")
+    os.truncate(tmp_path / "a" / "1.jpg", 50 << 30)  # takes no room on the disk
+    found = fingerprint(read_image_set(tmp_path))
+    assert [entry.path for entry in found.entries] == ["a/2.jpg"]
+    (reason,) = (reason for _, reason in found.unreadable)
+    assert reason.startswith("53687091200 bytes are more than the 1073741824 that an image file may have")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs a file that grows while it is read")
+def test_a_file_that_says_it_is_empty_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a/1.jpg")
+    (tmp_path / "a" / "maps.jpg").symlink_to("/proc/self/maps")  # a regular file of 0 bytes, and of as many as are read
+    assert len(fingerprint(read_image_set(tmp_path)).entries) == 2
+    monkeypatch.setattr("pipeline.decode.MAX_FILE_BYTES", 100)
+    found = fingerprint(read_image_set(tmp_path))
+    assert [path for path, _ in found.unreadable] == ["a/maps.jpg"]
+
+
 def test_what_cannot_be_read_is_reported_and_keeps_no_row(tmp_path: Path) -> None:
     make(tmp_path, "a/1.jpg", "b/2.jpg")
     (tmp_path / "a" / "dangling.jpg").symlink_to("nowhere")
@@ -188,28 +279,55 @@ def test_what_cannot_be_read_is_reported_and_keeps_no_row(tmp_path: Path) -> Non
     assert dict(found.unreadable) == {
         "a/dangling.jpg": "No such file or directory",
         "a/loop.jpg": "Too many levels of symbolic links",
-        "b/device.jpg": "not a regular file",
-        "b/pipe.jpg": "not a regular file",
+        "b/device.jpg": "it is no regular file",
+        "b/pipe.jpg": "it is no regular file",
     }
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
-    deep = tmp_path / "a"
-    make(tmp_path, "a/1.jpg")
-    deep.chmod(0o000)
-    tmp_path.chmod(0o755)
+@contextmanager
+def as_nobody(root: Path, *closed: str) -> Iterator[Path]:
+    """Go to the folder, close what is named in it, and be somebody else than root."""
+    root.chmod(0o755)
     before = os.geteuid()
-    here = os.open(tmp_path, os.O_RDONLY)
+    here = os.open(root, os.O_RDONLY)
+    modes = {name: (root / name).stat().st_mode for name in closed}
     try:
         os.fchdir(here)  # as somebody else we could not come here through the folders above
+        for name in closed:
+            Path(name).chmod(0o444 if name.endswith("listed") else 0)
         if before == 0:
             os.seteuid(65534)
-        assert "The folder a cannot be listed: Permission denied. Mend its permissions" in refusal(Path())
+        yield Path()
     finally:
         os.seteuid(before)
+        for name in sorted(modes):  # the upper folder first
+            Path(name).chmod(modes[name])
         os.chdir("/")
         os.close(here)
-        deep.chmod(0o700)
+
+
+@pytest.mark.parametrize("label", ["a", "train/a"])
+def test_a_class_that_cannot_be_listed_is_refused(tmp_path: Path, label: str) -> None:
+    make(tmp_path, f"{label}/1.jpg")
+    with as_nobody(tmp_path, label) as root:
+        assert f"The folder {label} cannot be listed: Permission denied. Mend its permissions" in refusal(root)
+
+
+def test_what_is_closed_in_a_class_is_reported(tmp_path: Path) -> None:
+    make(tmp_path, "a/0.jpg", "a/1.jpg", "a/closed/2.jpg", "a/listed/3.jpg", "a/listed/deep/4.jpg", "b/closed/5.jpg")
+    with as_nobody(tmp_path, "a/1.jpg", "a/closed", "a/listed", "b/closed") as root:
+        found = read_image_set(root)
+        prints = fingerprint(found)
+    assert [entry.path for entry in prints.entries] == ["a/0.jpg"]
+    assert dict(prints.unreadable) == {
+        "a/1.jpg": "Permission denied",
+        "a/closed": "the folder cannot be listed: Permission denied",
+        "a/listed/3.jpg": "Permission denied",
+        "a/listed/deep": "the folder cannot be listed: Permission denied",
+        "b/closed": "the folder cannot be listed: Permission denied",
+    }
+    assert list(prints.unreadable) == sorted(prints.unreadable)
+    assert found.found == 6
 
 
 def test_a_fingerprint_is_of_the_content_alone(tmp_path: Path) -> None:

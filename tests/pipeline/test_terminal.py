@@ -119,11 +119,13 @@ def test_errors_are_escaped_but_keep_their_lines(capsys: pytest.CaptureFixture[s
 
 def test_json_is_one_document_that_keeps_names(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(as_json=True, quiet=True)
-    output.show(Answer("forêt\x1b"), lambda result, console: None, failure="half of it")
+    name = "forêt\x1b\x9b\u202e\U000e0001"
+    output.show(Answer(name), lambda result, console: None, failure="half of it")
     with pytest.raises(SystemExit):
         output.fail("half of it")
     said = capsys.readouterr()
-    assert json.loads(said.out) == {"name": "forêt\x1b", "error": "half of it"}
+    assert json.loads(said.out) == {"name": name, "error": "half of it"}
+    assert {one for one in said.out if not one.isprintable()} == {"\n"}
     assert "ê" in said.out
     assert said.err == "Error: half of it\n"
 
