@@ -34,6 +34,7 @@ from pipeline.pixels import (
 )
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
+from pipeline.reading import file_digest
 from pipeline.run import Run
 from pipeline.split import Split, make_split
 from pipeline.transform import Transform
@@ -248,8 +249,8 @@ def _save(trained: "Trained", folder: Path) -> None:
     save_head(model, folder)
     (folder / TENSORS).rename(folder / BEST)
     model.network_.load_state_dict(last)
-    save_head(model, folder)
-    trained.run.write(folder)
+    names = (save_head(model, folder), BEST)
+    replace(trained.run, model={name: file_digest(folder / name) for name in names}).write(folder)
 
 
 def _plan(

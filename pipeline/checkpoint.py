@@ -1,19 +1,25 @@
 """A checkpoint: what a training that was interrupted goes on from, as one file that appears whole or not at all."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.atomic import writing_file
+from cache.atomic import scratch_folder, writing_file
 from pipeline.errors import RunError
+from pipeline.reading import brief, parse_json
 from pipeline.run import Run
+from pipeline.weights import tensor_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ENTRY = "checkpoint"
+ENTRY, DIGEST = "checkpoint", "sha256"  # of the file's metadata
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,13 @@ class Checkpoint:
             "best_epoch": self.best_epoch,
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        with writing_file(path) as temporary:
-            save_file(tensors, temporary, {ENTRY: json.dumps(document)})
+        text = json.dumps(document)
+        # safetensors writes under a name of its own beside the one that it is given; after a kill, only what lies in a
+        # scratch folder is known for a leftover.
+        with scratch_folder(path.parent) as scratch, writing_file(path) as temporary:
+            with _system_errors():
+                save_file(tensors, scratch / path.name, {ENTRY: text, DIGEST: _digest(text, tensors)})
+            (scratch / path.name).replace(temporary)
 
     @classmethod
     def read(cls, path: Path, planned: Run) -> "Checkpoint | None":
@@ -68,14 +79,19 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("it is no regular file")
             with safe_open(path, framework="pt") as file:
-                document: dict[str, Any] = json.loads(file.metadata()[ENTRY])
+                entries = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            if entries[DIGEST] != _digest(entries[ENTRY], tensors):
+                raise ValueError("it does not match its own SHA-256")
+            document: dict[str, Any] = parse_json(entries[ENTRY])
             begun = Run.from_document(document["run"], path)
             best_epoch = int(document["best_epoch"])
         except Exception as error:  # a damaged file can break its reader anywhere
             raise RunError(
-                f"The checkpoint {path} cannot be read ({' '.join(str(error).split())}): it is damaged or was written "
+                f"The checkpoint {path} cannot be read ({brief(error)}): it is damaged or was written "
                 "by another version. Remove it to train from the start."
             ) from error
         try:
@@ -92,3 +108,22 @@ class Checkpoint:
                 "back, or remove it to train from the start."
             )
         return cls(replace(begun, path=Path()), best_epoch, tensors)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise what the system refused as `OSError`: safetensors tells it in its own words alone."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if not found:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
+def _digest(text: str, tensors: "Mapping[str, Tensor]") -> str:
+    """Return SHA-256 over all that a checkpoint holds."""
+    return hashlib.sha256(f"{text}\0{tensor_digest(tensors)}".encode()).hexdigest()

@@ -1,24 +1,23 @@
 """Stage three, `evaluate`: store every run's predictions, and compute the metrics from what is stored."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cache import FeatureCache
+from cache.atomic import remove_leftovers
 from pipeline.errors import RunError
 from pipeline.figures import draw_confusion
 from pipeline.image_set import read_image_set
-from pipeline.metrics import Metrics, Spread, bootstrap_interval, measure, spread
+from pipeline.metrics import Metrics, Spread, bootstrap_interval, spread
 from pipeline.progress import SILENT, Progress
-from pipeline.run import Run, find_runs, write_beside
+from pipeline.run import Run, find_runs
 from pipeline.split import NAMES
-from pipeline.stored_predictions import Inputs, predict_part, stored_predictions
+from pipeline.stored_predictions import Inputs, predict_part, record, stored_predictions
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
@@ -112,16 +111,19 @@ def evaluate(
     inputs = Inputs(on, *(None if place is None else Path(place) for place in (cache, images)))
     measured: dict[Path, Metrics] = {}
     correct: dict[Path, list[npt.NDArray[np.bool_]]] = {}
+    changes: dict[Path, list[str]] = {}
     with progress.steps("evaluating", len(found), "runs") as advance:
         for folder, members in groups.items():
+            remove_leftovers(folder)
             for run in members:
                 members[0].require_same(run)
-                predictions = stored_predictions(run, on) or predict_part(run, on, inputs)
-                metrics = measure(
-                    predictions.labels, predictions.predicted, predictions.probabilities, predictions.classes
-                )
-                _store(run, on, metrics)
-                measured[run.path] = metrics
+                remove_leftovers(run.path)
+                predictions = stored_predictions(run, on)
+                if predictions and (changed := inputs.changed(run)):
+                    changes.setdefault(folder, []).append(changed)
+                predictions = predictions or predict_part(run, on, inputs)
+                measured[run.path] = metrics = record(run, on, predictions)
+                _draw(run, on, metrics)
                 correct.setdefault(folder, []).append(predictions.correct)
                 advance(1)
     stacked = {folder: np.stack(rows) for folder, rows in correct.items()}
@@ -137,6 +139,7 @@ def evaluate(
             stacked[folder],
             stacked[best] if folder != best and seen[folder] == seen[best] else None,
             on,
+            changes.get(folder, []),
         )
         for folder in order
     )
@@ -148,14 +151,7 @@ def evaluate(
     )
 
 
-def _store(run: Run, part: str, metrics: Metrics) -> None:
-    """Write evaluation-PART.json and the picture, unless they stand there for the same predictions."""
-    predictions = hashlib.sha256((run.path / f"predictions-{part}.csv").read_bytes()).hexdigest()
-    document: dict[str, Any] = {"part": part, **asdict(metrics), "predictions_sha256": predictions}
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    path = run.path / f"evaluation-{part}.json"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_beside(run, path.name, text)
+def _draw(run: Run, part: str, metrics: Metrics) -> None:
     title = f"{run.label}, {part}: {metrics.correct}/{metrics.images} = {metrics.accuracy:.4f}"
     draw_confusion(np.array(metrics.confusion), metrics.classes, title, run.path / f"confusion-{part}.png")
 
@@ -178,6 +174,7 @@ def _summary(
     correct: npt.NDArray[np.bool_],
     best: npt.NDArray[np.bool_] | None,
     part: str,
+    changes: Sequence[str],
 ) -> Summary:
     behind = None
     if best is not None:
@@ -199,6 +196,6 @@ def _summary(
         metrics={key: spread([getattr(one, key) for one in metrics]) for key in METRICS},
         interval=bootstrap_interval(correct),
         behind=behind,
-        notes=tuple(dict.fromkeys(note for run in runs for note in run.notes)),
+        notes=tuple(dict.fromkeys((*(note for run in runs for note in run.notes), *changes))),
         picture=picture,
     )

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from cache import FeatureCache, Index, Recipe
+from cache import CacheError, FeatureCache, Index, Recipe
 from cache.atomic import remove_leftovers
 from pipeline.environment import machine, versions
 from pipeline.errors import HeadError, RunError
 from pipeline.heads import head_parameters, head_spec, make_head
 from pipeline.pixels import PIXELS
 from pipeline.run import Run, folder_name, images_of
+from pipeline.run_document import SEEDS_BELOW, are_inside, is_name
 from pipeline.split import Split
-
-SEEDS_BELOW = 2**32  # NumPy's and scikit-learn's limit
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,15 @@ class Source:
         """Train from a finished cache.
 
         Raises:
-            CacheError: It has no index, or a damaged one.
+            CacheError: It has no index, a damaged one, or one that somebody made up.
         """
-        return cls(cache.index(), cache.recipe, str(cache.path.absolute()))
+        index = cache.index()
+        if not are_inside(text for entry in index.entries for text in (entry.path, entry.label)):
+            raise CacheError(
+                f"The index of {cache.path} lists images that lie in no image set, such as hidden ones or ones outside "
+                "its folder: nothing that manyheads wrote. Extract into a new folder."
+            )
+        return cls(index, cache.recipe, str(cache.path.absolute()))
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ def make_plan(
         split=split.source,
         images=images_of(split, [entry.path for entry in source.index.entries]),
         digests=split.digests,
+        model={},
         views=views,
         notes=notes_on(source, split),
         versions=versions(),
@@ -156,13 +162,7 @@ def require_name(name: str) -> None:
     Raises:
         RunError: Says what a name may be.
     """
-    if (
-        not name.isprintable()
-        or name.startswith(".")
-        or "/" in name
-        or "\\" in name
-        or not 0 < len(name.encode()) < 200
-    ):
+    if not is_name(name):
         raise RunError(
             f"{name!r} cannot name runs: a name is a folder's, of 1 to 199 bytes, without slashes, control characters "
             "or a leading dot. Choose another with `--name`."

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cache import Entry, Index
-from cache.atomic import write_text
+from cache.atomic import remove_leftovers, write_text
 from pipeline.baselines import fit_mlp, fit_scratch
 from pipeline.errors import RunError, SplitError
 from pipeline.evaluation import Evaluation, Summary, evaluate
@@ -147,6 +147,7 @@ def reproduce(
     out = Path(out)
     readme, runs = out / "README.md", out / "runs"
     _require_own(readme)
+    remove_leftovers(out)
     for asked in (seeds, mlp_seeds, scratch_seeds):
         checked_seeds(asked)
     if on_error == "fail":  # images that are skipped are known, and so the others split, only once they were read

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,15 +10,15 @@ from typing import Any
 
 from cache import CacheError, Recipe
 from cache.atomic import write_text
+from cache.files import Damaged
 from pipeline.errors import RunError
+from pipeline.reading import parse_json, read_bytes
+from pipeline.run_document import require_sound
 from pipeline.split import NAMES, Split
 
-FORMAT_VERSION = 2
-_KINDS = (
-    {"seed": int, "seeded": bool, "views": int, "format_version": int}
-    | dict.fromkeys(("classes", "notes", "history"), list)
-    | dict.fromkeys(("parameters", "recipe", "images", "digests", "versions", "machine", "timings"), dict)
-)
+FORMAT_VERSION = 3
+LIMIT = 256 << 20  # bytes of run.json, enough for two million images
+_FOLDER = re.compile(r"seed-\d{4,}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Run:
         split: How the split came about, in words.
         images: Part -> paths of its images.
         digests: Part -> digest of its images (see `Split`).
+        model: Name of each file with what was fitted -> SHA-256 of its bytes; none before the fit.
         views: Views of each training image that an epoch draws from; 1 is view 0 alone.
         notes: What the user should know about these figures, such as random weights.
         versions: Library versions.
@@ -59,6 +61,7 @@ class Run:
     split: str
     images: Mapping[str, Sequence[str]]
     digests: Mapping[str, str]
+    model: Mapping[str, str]
     views: int
     notes: tuple[str, ...]
     versions: Mapping[str, str]
@@ -76,7 +79,8 @@ class Run:
     def write(self, folder: Path) -> None:
         """Write `run.json` into a folder."""
         text = json.dumps(self.document(), indent=1, ensure_ascii=False)
-        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+        # The name of a cache's folder need not be UTF-8: what is not becomes a JSON escape.
+        (folder / "run.json").write_bytes(text.encode("utf-8", "backslashreplace") + b"\n")
 
     def document(self) -> dict[str, Any]:
         """Return what `run.json` holds."""
@@ -88,35 +92,45 @@ class Run:
         """Read `run.json` of a run folder.
 
         Raises:
-            RunError: It is missing, damaged, or of another format version.
+            RunError: It is missing, damaged, of another format version, or of another seed than the folder's name says.
         """
         path = folder / "run.json"
         mend = "Remove the run's folder and fit it again."
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(read_bytes(path, LIMIT))
         except FileNotFoundError:
             raise RunError(
                 f"{folder} is not a run: it has no run.json. Name the folder of one run, such as RUNS/NAME/seed-0000."
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read ({error}). {mend}") from error
         if not isinstance(document, dict):
             raise RunError(f"{path} is not a JSON object. {mend}")
         if document.get("format_version") != FORMAT_VERSION:
             raise RunError(
-                f"{path} has format version {document.get('format_version')!r}; this manyheads reads version "
+                f"{path} has format version {_short(document.get('format_version'))}; this manyheads reads version "
                 f"{FORMAT_VERSION}. Use the manyheads that wrote it, or fit again under another name."
             )
         try:
-            return cls.from_document(document, folder)
+            run = cls.from_document(document, folder)
         except KeyError as error:
             raise RunError(f"{path} is damaged: it lacks {error}. {mend}") from error
-        except (TypeError, ValueError, RecursionError, CacheError) as error:
+        except Damaged as error:
+            raise RunError(f"{path} {error.what}. {mend}") from error
+        except (TypeError, ValueError, CacheError) as error:
             raise RunError(f"{path} is damaged: {error}. {mend}") from error
+        if not run.model:
+            raise RunError(f"{path} is damaged: it names no model. {mend}")
+        if _FOLDER.fullmatch(folder.name) and folder.name != folder_name(run.seed):
+            raise RunError(
+                f"{folder} holds the run of seed {run.seed}, not of the seed in its name: it was renamed or copied. "
+                f"Give it its name back, {folder_name(run.seed)}, or remove it and fit that seed again."
+            )
+        return run
 
     @classmethod
     def from_document(cls, document: dict[str, Any], folder: Path) -> "Run":
-        """Read what `document` gave, also after a journey through JSON.
+        """Read what `document` gave, after a journey through JSON and `parse_json`.
 
         Raises:
             KeyError: A field is missing.
@@ -125,18 +139,8 @@ class Run:
             CacheError: The recipe is damaged.
         """
         values = {one.name: document[one.name] for one in fields(cls) if one.name != "path"}
-        for name, value in values.items():
-            kind = _KINDS.get(name, str)
-            # JSON's true is an int to Python.
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                raise TypeError(f"'{name}' is not of type {kind.__name__}")
-        for name, kind in {"classes": str, "notes": str, "history": dict}.items():
-            values[name] = tuple(_each(values[name], kind, name))
-        for part in NAMES:
-            _each([values["digests"][part]], str, "digests")
-            _each(values["images"][part], str, f"{part} images")
-        if values["seed"] < 0:
-            raise ValueError("'seed' is below 0")
+        require_sound(values)
+        values |= {name: tuple(values[name]) for name in ("classes", "notes", "history")}
         values["recipe"] = Recipe.from_dict(values["recipe"], str(folder / "run.json"))
         return cls(**values, path=folder)
 
@@ -169,11 +173,13 @@ class Run:
         values |= {f"recipe {name}": pair for name, pair in self.recipe.differences(asked.recipe).items()}
         differing = [
             # A digest would tell nobody anything.
-            f"{name} are others" if name.endswith(" images") else f"{name} is {_short(held)}, asked {_short(other)}"
+            _others(self, asked, name.removesuffix(" images"))
+            if name.endswith(" images")
+            else f"{_short(name)} is {_short(held)}, asked {_short(other)}"
             for name, (held, other) in values.items()
             if held != other
         ]
-        if any(name.endswith(" are others") for name in differing):
+        if not same_images:
             differing.append("the image set has changed or another split is asked for")
         if differing:
             raise RunError(
@@ -213,7 +219,8 @@ def find_runs(places: Iterable[Path | str]) -> list[Run]:
         ]
         if not here and (place / "recipe.json").exists():
             raise RunError(f"{place} is a feature cache, not a folder of runs. Name the RUNS of `manyheads fit-head`.")
-        if not here and any(place.glob("**/.seed-*.checkpoint.safetensors")):
+        checkpoints = (".seed-*.checkpoint.safetensors", "*/.seed-*.checkpoint.safetensors")
+        if not here and any(any(place.glob(pattern)) for pattern in checkpoints):
             raise RunError(
                 f"{place} holds a training that has not finished, and no runs. Run the same `manyheads fit-scratch` "
                 "again: it goes on from its checkpoint."
@@ -235,11 +242,12 @@ def images_of(split: Split, paths: Sequence[str]) -> dict[str, list[str]]:
     return {part: [paths[row] for row in split.rows[part]] for part in NAMES}
 
 
-def _each(values: object, kind: type, name: str) -> list[Any]:
-    """Return a list from JSON whose elements are all of one type."""
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise TypeError(f"'{name}' is not a list of type {kind.__name__}")
-    return values
+def _others(run: Run, asked: Run, part: str) -> str:
+    """Say how the images of a part differ from those that are asked for."""
+    held, wanted = set(run.images[part]), set(asked.images[part])
+    new, gone = len(wanted - held), len(held - wanted)
+    what = f"{new} new, {gone} gone" if new or gone else "some have other contents"
+    return f"{part} images are others" + (f" ({what})" if held else "")  # a checkpoint does not list them
 
 
 def _plain(value: object) -> object:

@@ -2,14 +2,17 @@
 
 import csv
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from cache import Entry, Index
 from pipeline.errors import SplitError
+from pipeline.reading import read_bytes
 
 NAMES = ("train", "val", "test")
 UNUSED = "unused"
@@ -19,6 +22,9 @@ DEFAULT_DRAW = "80/10/10"
 PAPER_TEST = frozenset({21, 42, 46, 49, 68, 73, 74, 79, 90, 93})
 PAPER_VAL = frozenset({13, 26, 39, 50, 51, 54, 81, 84, 88, 96})
 SHOWN = 8
+LONGEST = 300  # letters of a name that is shown
+LIMIT = 256 << 20  # bytes of a CSV, enough for two million images
+COLUMNS = ("path", "label", "split")
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,14 @@ class Split:
     rows: Mapping[str, tuple[int, ...]]
     digests: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+
+class _Line(NamedTuple):
+    """A line of a split's CSV."""
+
+    path: str
+    label: str
+    split: str
 
 
 def make_split(index: Index, split: str | Path | None = None, seed: int = 0) -> Split:
@@ -70,7 +84,7 @@ def make_split(index: Index, split: str | Path | None = None, seed: int = 0) -> 
 def part_digest(entries: Iterable[Entry]) -> str:
     """Return SHA-256 over paths, classes and contents of images: equal only for equal images under equal names."""
     lines = sorted(f"{entry.path}\0{entry.label}\0{entry.digest}\n" for entry in entries)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
 def _own(entries: Sequence[Entry]) -> list[str]:
@@ -128,7 +142,7 @@ def _draw(entries: Sequence[Entry], shares: Sequence[float], seed: int) -> list[
         hint = "" if asked == "60/20/20" else " (such as 60/20/20)"
         raise SplitError(
             f"A stratified split of {asked} cannot be drawn from {len(labels)} images of {len(set(labels))} classes: "
-            f"every part needs an image of each class, and the smallest, {smallest}, has {count}. Add images, give val "
+            f"every part needs an image of each class, and the smallest, {_some([smallest])}, has {count}. Add images, give val "
             f"and test larger shares{hint}, or name a CSV."
         ) from None
     held.update(dict.fromkeys(train, "train"))
@@ -146,34 +160,36 @@ def _cut(rows: Sequence[int], labels: Sequence[str], share: float, seed: int) ->
 
 def _from_csv(path: Path, index: Index) -> list[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = reader.fieldnames or []
-            lines = list(reader)
+        # utf-8-sig: a spreadsheet program begins the file with a mark.
+        text = read_bytes(path, LIMIT).decode("utf-8-sig")
+        header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line] or [[]]
     except FileNotFoundError:
         raise SplitError(
             f"The split '{path}' is neither shares like 80/10/10, nor 'paper' or 'own', nor a file that exists."
         ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise SplitError(f"The split {path} cannot be read as CSV: {error}.") from error
-    if not {"path", "label", "split"} <= set(columns):
+    if any(header.count(name) != 1 for name in COLUMNS):
         raise SplitError(
-            f"The split {path} needs the columns path, label and split; it has {', '.join(columns) or 'none'}."
+            f"The split {path} needs the columns path, label and split, each once; it has {_some(header) or 'none'}."
         )
+    places = [header.index(name) for name in COLUMNS]
+    # A short line lacks its last fields.
+    rows = [_Line(*(line[place] if place < len(line) else "" for place in places)) for line in lines]
     parts = {"valid": "val", "validation": "val"} | {name: name for name in (*NAMES, UNUSED)}
-    listed = Counter(line["path"] for line in lines)
+    listed = Counter(row.path for row in rows)
     labels = {entry.path: entry.label for entry in index.entries}
     skipped = {skipped for skipped, _ in index.skipped}
     problems = {
         "listed more than once": [name for name, count in listed.items() if count > 1],
         f"in a part other than {', '.join((*NAMES, UNUSED))}": [
-            f"{line['path']} ({line['split']})" for line in lines if line["split"] not in parts
+            f"{row.path} ({row.split})" for row in rows if row.split not in parts
         ],
         "not in the image set": [name for name in listed if name not in labels and name not in skipped],
         "of another class": [
-            f"{line['path']} ({line['label']}, here {labels[line['path']]})"
-            for line in lines
-            if line["path"] in labels and line["label"] != labels[line["path"]]
+            f"{row.path} ({row.label}, here {labels[row.path]})"
+            for row in rows
+            if row.path in labels and row.label != labels[row.path]
         ],
         f"in the image set but not listed (say '{UNUSED}' to leave one out)": [
             name for name in labels if name not in listed
@@ -182,7 +198,7 @@ def _from_csv(path: Path, index: Index) -> list[str]:
     found = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
     if found:
         raise SplitError(f"The split {path} does not fit the images. " + "; ".join(found) + ".")
-    wanted = {line["path"]: parts[line["split"]] for line in lines}
+    wanted = {row.path: parts[row.split] for row in rows}
     return [wanted[entry.path] for entry in index.entries]
 
 
@@ -218,4 +234,5 @@ def _notes(entries: Sequence[Entry], rows: Mapping[str, Sequence[int]]) -> tuple
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    shown = (name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names[:SHOWN])
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

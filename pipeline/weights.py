@@ -6,10 +6,8 @@ Nothing here imports torch until tensors are asked for, so that a command that f
 from __future__ import annotations
 
 import hashlib
-import pickle
+import os
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,7 +19,9 @@ from urllib.parse import urlsplit
 from cache.errors import NoRoom
 from pipeline.errors import BaseError, DownloadError, WeightsError
 from pipeline.progress import SILENT, Progress
+from pipeline.reading import brief, file_digest
 from pipeline.transfer import PAUSES, SECONDS, Checksum, fetch
+from pipeline.weights_file import read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ class WeightsSource:
             return cls("random", text[7:])
         if Path(text).suffix.lower() in SUFFIXES:
             return cls("file", text)
-        raise WeightsError(f"weights {text!r} name no source: write {FORMS}")
+        raise WeightsError(f"weights {brief(text)!r} name no source: write {FORMS}")
 
     def __str__(self) -> str:
         if self.kind == "file":
@@ -94,8 +94,9 @@ class WeightsSource:
             WeightsError: There is no such file.
         """
         path = Path(self.detail)
-        if not path.is_file():
-            raise WeightsError(f"weights file {self.detail} not found: check the path, or write {FORMS}")
+        if not os.path.isfile(path):  # noqa: PTH113  # Path's raises where a folder may not be looked at
+            found = "is no regular file" if os.path.exists(path) else "not found"  # noqa: PTH110  # likewise
+            raise WeightsError(f"weights file {self.detail} {found}: check the path, or write {FORMS}")
         return path
 
 
@@ -112,11 +113,14 @@ def fingerprint(source: WeightsSource, base: str) -> dict[str, str]:
         Field to value; torchvision's own entries are pinned by its version, which pins the hash in their address.
 
     Raises:
-        WeightsError: The file is missing.
+        WeightsError: The file is missing, or cannot be read.
     """
     found = {"base": base, "torch": version("torch"), "torchvision": version("torchvision")}
     if source.kind == "file":
-        return found | {"file": source.path.name, "sha256": _sha256(source.path)}
+        try:
+            return found | {"file": source.path.name, "sha256": file_digest(source.path)}
+        except OSError as error:
+            raise WeightsError(f"weights file {source} cannot be read ({error.strerror}): mend that first") from error
     return found | {"weights": str(source)}
 
 
@@ -138,7 +142,9 @@ def entries(base: str) -> Any:
     if base not in names:
         close = get_close_matches(base.lower(), names, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "pipeline.base.base_names() lists all bases"
-        raise BaseError(f"base {base!r} is no classification network of torchvision {version('torchvision')}: {hint}")
+        raise BaseError(
+            f"base {brief(base)!r} is no classification network of torchvision {version('torchvision')}: {hint}"
+        )
     return models.get_model_weights(base)
 
 
@@ -182,7 +188,7 @@ def load_state(source: WeightsSource, base: str, progress: Progress = SILENT) ->
         raise ValueError("random weights have no file: pipeline.base.load_base builds them from their seed")
     from_file = source.kind == "file"
     path = source.path if from_file else _downloaded(base, entry(base, source.detail or "DEFAULT"), progress)
-    state = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    state = read_tensors(path).items()
     return {_todays_name(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state}
 
 
@@ -215,14 +221,6 @@ def _todays_name(name: str) -> str:
     return name
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _downloaded(base: str, chosen: Any, progress: Progress) -> Path:
     import torch
 
@@ -232,7 +230,7 @@ def _downloaded(base: str, chosen: Any, progress: Progress) -> Path:
     start = found.group(1) if found else ""
     if path.exists():
         # torchvision checks the hash only while it downloads; a copy made by hand can be cut short.
-        if not _sha256(path).startswith(start):
+        if not file_digest(path).startswith(start):
             raise WeightsError(f"{path} is damaged, its SHA-256 does not start with {start}: delete it and try again")
         return path
     try:
@@ -245,48 +243,3 @@ def _downloaded(base: str, chosen: Any, progress: Progress) -> Path:
             f"{path.name} into {folder}, or name a file of weights with --weights FILE"
         ) from error
     return path
-
-
-def _read_safetensors(path: Path) -> list[tuple[str, Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return list(load_file(path).items())
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(_damaged(path, "safetensors", error)) from error
-
-
-def _read_pickle(path: Path) -> list[tuple[str, Tensor]]:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Files from before torch 1.6 are no zip archives and cannot be mapped.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        # torch's own message advises to load it without the guard, so it is not passed on.
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"holds a Python object ({named.group(1)})" if named else "is damaged or holds Python objects"
-        raise WeightsError(
-            f"weights file {path} {reason}; such a file can run code and was not loaded: "
-            "save the network's state_dict() alone, best as .safetensors"
-        ) from error
-    except Exception as error:
-        # Damaged bytes can fail anywhere in the unpickler, with any exception.
-        raise WeightsError(_damaged(path, "torch", error)) from error
-    if not isinstance(state, Mapping) or not state:
-        raise WeightsError(f"weights file {path} holds no tensors by name: save the network's state_dict()")
-    strange = [str(name) for name, tensor in state.items() if not isinstance(tensor, torch.Tensor)]
-    if strange:
-        raise WeightsError(
-            f"weights file {path} holds something else than tensors under {', '.join(strange[:8])}: "
-            "save the network's state_dict() alone"
-        )
-    return [(str(name), tensor) for name, tensor in state.items()]
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"weights file {path} is no complete {kind} file ({reason}): copy or download it again"

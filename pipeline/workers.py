@@ -1,6 +1,7 @@
 """Fitting several runs side by side, in processes that share one copy of the features."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from pipeline.errors import HeadError
 from pipeline.heads import head_parameters, make_head
 from pipeline.planning import Plan
 from pipeline.progress import Progress
+from pipeline.reading import file_digest
 from pipeline.run import Run
 from pipeline.split import Split
 
@@ -94,7 +96,9 @@ def fit_missing(
         # Results come as they are finished, so that an interrupt loses only the runs under way.
         parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
         with progress.steps(label, len(work), "runs") as advance, _workers():
-            for _ in parallel(delayed(_fit_one)(run, rows, folder) for run, folder in work):
+            with _deaf_children():
+                results = parallel(delayed(_fit_one)(run, rows, folder) for run, folder in work)
+            for _ in results:
                 advance(1)
 
 
@@ -115,6 +119,16 @@ def _workers() -> Iterator[None]:
             "A process that was fitting a run was killed from outside, most likely because memory ran out. Complete "
             "runs are kept: run the same command again with fewer runs side by side (`--jobs 1`)."
         ) from error
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Start processes whom Ctrl-C in a terminal, which reaches all of them, does not break off in their imports."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it; here it only waits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager
@@ -162,8 +176,8 @@ def _fit_one(run: Run, rows: Rows, folder: Path, on_epoch: Callable[[Mapping[str
     fitted = replace(run, timings={"fit": time.perf_counter() - started}, history=history)
     try:
         with writing_folder(folder) as temporary:
-            save_head(head, temporary)
-            fitted.write(temporary)
+            model = save_head(head, temporary)
+            replace(fitted, model={model: file_digest(temporary / model)}).write(temporary)
     except (OSError, NoRoom):
         # Another process has fitted the same run meanwhile: it is the same, and whole.
         if not folder.exists():

@@ -1,18 +1,22 @@
 """A checkpoint: what was written is what is read, of this run and seed and no other, and damage is told."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cache import NoRoom
-from pipeline.checkpoint import Checkpoint
+from pipeline.checkpoint import DIGEST, ENTRY, Checkpoint, _digest
 from pipeline.errors import RunError
 from pipeline.run import Run
 
@@ -117,6 +121,49 @@ def test_truncated_anywhere_it_is_refused(held: Checkpoint, run: Run, path: Path
         refused(path, run)
 
 
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(held: Checkpoint, run: Run, path: Path) -> None:
+    held.write(path)
+    whole = path.read_bytes()
+    numbers = 8 + int.from_bytes(whole[:8], "little")
+    read = []
+    for place in [*range(0, numbers, 37), *range(numbers, len(whole), 5)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        with suppress(RunError):
+            found = Checkpoint.read(path, run)
+            assert found is not None
+            assert (found.run.history, found.best_epoch) == (run.history, held.best_epoch)
+            assert all(torch.equal(found.tensors[name], tensor) for name, tensor in held.tensors.items())
+            read.append(place)
+    assert len(read) < 5, "such as a blank in the header that became another blank"
+    assert all(place < numbers for place in read)
+
+
+def test_a_checkpoint_that_is_no_file_is_refused_and_not_waited_for(run: Run, path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match=r"cannot be read \(it is no regular file\)"):
+        Checkpoint.read(path, run)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_json_in_a_checkpoint_is_read_or_refused(run: Run, tmp_path: Path, data: st.DataObject) -> None:
+    document = json.loads(json.dumps({"run": run.document(), "best_epoch": 2}))
+    place = document if data.draw(st.booleans()) else document["run"]
+    place[data.draw(st.sampled_from([*place, "other"]))] = data.draw(JSON)
+    text, tensors = json.dumps(data.draw(st.just(document) | JSON)), {"a": torch.zeros(3)}
+    save_file(tensors, tmp_path / "made.up", {ENTRY: text, DIGEST: _digest(text, tensors)})
+    with suppress(RunError):
+        Checkpoint.read(tmp_path / "made.up", run)
+
+
 def test_what_is_no_checkpoint_is_refused(held: Checkpoint, run: Run, path: Path) -> None:
     path.parent.mkdir()
     document = {"run": json.loads(json.dumps(run.document())), "best_epoch": 2}
@@ -124,9 +171,13 @@ def test_what_is_no_checkpoint_is_refused(held: Checkpoint, run: Run, path: Path
     entries = [None, {}, {"checkpoint": "{"}, {"checkpoint": "[]"}, {"checkpoint": json.dumps({"best_epoch": 2})}]
     entries += [{"checkpoint": json.dumps({**document, "run": without_name})}]
     entries += [{"checkpoint": json.dumps({**document, "best_epoch": None})}]
+    tensors = {"a": torch.zeros(3)}
     for entry in entries:
-        save_file({"a": torch.zeros(3)}, path, entry)
+        save_file(tensors, path, entry)
         refused(path, run)
+        if entry:
+            save_file(tensors, path, {**entry, DIGEST: _digest(entry["checkpoint"], tensors)})
+            refused(path, run)
     path.write_bytes(b"PK\3\4" + b"\0" * 100)
     refused(path, run)
     path.write_text("<html>not found</html>")

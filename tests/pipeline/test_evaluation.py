@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -116,6 +118,120 @@ def test_changed_images_are_refused(runs: Path, images: Path, cache: Path) -> No
         evaluate(runs / "knn", cache=cache)
 
 
+def at(cache: Path, runs: Path) -> Path:
+    """Let runs say that they were fitted from this cache, as they would after `fit-head` there."""
+    for run in find_runs([runs]):
+        replace(run, cache=str(cache)).write(run.path)
+    return runs
+
+
+EARLIER = "these are figures of stored predictions, made before this came about: "
+
+
+def told(result: Evaluation) -> set[str]:
+    """What evaluate says of each name beyond the notes of the runs themselves."""
+    return {note for summary in result.names for note in summary.notes if note.startswith(EARLIER)}
+
+
+def renamed_class(images: Path) -> None:
+    (images / "beach").rename(images / "shore")
+
+
+def removed_image(images: Path) -> None:
+    (images / TESTED).unlink()
+
+
+def changed_image(images: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(images / TESTED)
+
+
+TESTED = "beach/beach02.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (removed_image, "5 of its 6"),
+        (changed_image, "6 of its 6 paths, but other contents"),
+        (renamed_class, "4 of its 6"),
+    ],
+)
+def test_stored_predictions_of_what_has_changed_since_are_kept_and_this_is_said(
+    done: Path, images: Path, cache: Path, change: Callable[[Path], None], found: str
+) -> None:
+    assert TESTED in Run.read(done / "mlp" / "seed-0000").images["test"]
+    before = evaluate(at(cache, done))
+    assert told(before) == set()
+    change(images)
+    assert evaluate(done) == before, "the cache has not changed: it speaks of the images as they were"
+    extract(images, cache, base=BASE, weights=WEIGHTS, device="cpu")
+    result = evaluate(done)
+    assert result.runs == before.runs
+    assert {note[len(EARLIER) :].partition(f"{cache} now has ")[2].partition(".")[0] for note in told(result)} == {
+        f"{found} paths" if "paths" not in found else f"{found} or classes under them"
+    }
+    assert len(told(result)) == 1, "the same for all runs"
+    with pytest.raises(
+        RunError, match=f"test images of knn/seed-0000 have changed since the fit: {cache} now has {found}"
+    ):
+        evaluate(done, cache=cache)  # it was named, so it must fit
+
+
+def test_a_cache_that_was_replaced_by_one_of_another_recipe_is_told(done: Path, images: Path, cache: Path) -> None:
+    before = evaluate(at(cache, done))
+    shutil.rmtree(cache)
+    extract(images, cache, base=BASE, weights="random:1", device="cpu")
+    result = evaluate(done)
+    assert result.runs == before.runs
+    (note,) = told(result)
+    assert f"{cache} holds features of another recipe than those of these runs: weights_digest" in note
+    with pytest.raises(RecipeMismatch, match="weights_digest"):
+        evaluate(done, on="val")
+
+
+def test_a_cache_that_is_damaged_or_gone_keeps_no_stored_figure_back(done: Path, cache: Path) -> None:
+    before = evaluate(at(cache, done))
+    (cache / "recipe.json").write_text("{}")
+    result = evaluate(done)
+    assert result.runs == before.runs
+    assert len(told(result)) == 1
+    shutil.rmtree(cache)
+    assert evaluate(done) == before
+
+
+def test_another_cache_that_is_named_must_fit_also_where_predictions_are_stored(
+    done: Path, images: Path, cache: Path, tmp_path: Path
+) -> None:
+    evaluate(done, cache=cache)  # a copy of the runs' own
+    extract(images, tmp_path / "recipe", base=BASE, weights="random:1", device="cpu")
+    with pytest.raises(
+        RecipeMismatch, match=r"recipe holds features of another recipe than those of knn/seed-0000: weights_digest"
+    ):
+        evaluate(done, cache=tmp_path / "recipe")
+    for path in images.rglob("*.png"):
+        path.rename(path.with_stem(f"x{path.stem}"))
+    extract(images, tmp_path / "set", base=BASE, weights=WEIGHTS, device="cpu")
+    with pytest.raises(RunError, match=r"test images of knn/seed-0000 have changed .* now has 0 of its 6 paths"):
+        evaluate(done, cache=tmp_path / "set")
+
+
+def test_a_run_that_was_copied_over_another_is_refused(
+    done: Path, fitted: Path, extracted: Path, tmp_path: Path
+) -> None:
+    runs = Path(shutil.copytree(fitted, tmp_path / "fresh"))
+    fit_head(extracted, tmp_path / "more", seeds=(0,), epochs=1, split="60/20/20", jobs=1)
+    other, folder = tmp_path / "more" / "mlp" / "seed-0000", done / "mlp" / "seed-0000"
+    shutil.copy(other / "run.json", folder)
+    with pytest.raises(RunError, match=r"evaluation-test\.json beside it says that another model made it"):
+        evaluate(done)
+    shutil.copy(done / "mlp" / "seed-0001" / "run.json", folder)
+    with pytest.raises(RunError, match="seed-0000 holds the run of seed 1"):
+        evaluate(done)
+    shutil.copy(other / "model.safetensors", runs / "mlp" / "seed-0000")
+    with pytest.raises(RunError, match="is not the model that was written with"):
+        evaluate(runs)
+
+
 def test_images_in_another_class_are_refused(runs: Path, images: Path, cache: Path) -> None:
     path = Path(Run.read(runs / "knn" / "seed-0000").images["test"][0])
     (images / path).rename(images / "forest" / path.name)
@@ -142,8 +258,11 @@ def test_a_model_of_other_classes_is_refused(runs: Path, extracted: Path) -> Non
 
 
 def test_a_copied_seed_would_count_twice_and_is_refused(done: Path) -> None:
-    shutil.copytree(done / "mlp" / "seed-0000", done / "mlp" / "seed-0007")
+    copy = Path(shutil.copytree(done / "mlp" / "seed-0000", done / "mlp" / "copy"))
     with pytest.raises(RunError, match="have the same seed"):
+        evaluate(done)
+    copy.rename(done / "mlp" / "seed-0007")
+    with pytest.raises(RunError, match="seed-0007 holds the run of seed 0"):
         evaluate(done)
 
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from joblib.externals.loky import reusable_executor
 from safetensors.numpy import load_file
 
 from cache import CacheError, FeatureCache
-from cache.atomic import _host
+from cache.process import host
 from pipeline.errors import BaseError, HeadError, RunError, SplitError
 from pipeline.extraction import extract
 from pipeline.fitting import Fitting, fit_head
@@ -216,6 +217,40 @@ def test_another_recipe_under_the_same_name_is_refused(runs: Path, images: Path,
         fit(other, runs, head="mlp", epochs=3)
 
 
+def changed_image(images: Path) -> None:
+    (images / "beach" / "beach02.png").write_bytes((images / "beach" / "beach03.png").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed_image, r"test images are others \(some have other contents\)"),
+        (lambda images: (images / "beach" / "beach02.png").unlink(), r"images are others \(\d new, \d gone\)"),
+        (lambda images: (images / "beach" / "beach02.png").rename(images / "forest" / "x.png"), "images are others"),
+        (lambda images: (images / "forest" / "forest02.png").rename(images / "forest" / "x.png"), "images are others"),
+        (lambda images: (images / "beach").rename(images / "shore"), r"classes is .*beach.*, asked .*shore"),
+        (lambda images: shutil.copy(images / "beach" / "beach02.png", images / "beach" / "x.png"), "images are others"),
+    ],
+    ids=["other bytes", "removed", "moved to another class", "renamed", "class renamed", "added twice"],
+)
+def test_a_cache_of_changed_images_under_the_same_name_is_refused(
+    runs: Path, images: Path, cache: Path, change: Callable[[Path], object], message: str
+) -> None:
+    change(images)
+    assert fit(cache, runs, head="mlp", epochs=3, seeds=(0, 1)).fitted == 0, (
+        "the cache speaks of the images as they were"
+    )
+    extract(images, cache, base=BASE, weights=WEIGHTS, device="cpu")
+    with pytest.raises(RunError, match=f"was fitted otherwise: .*{message}.*--name"):
+        fit(cache, runs, head="mlp", epochs=3, seeds=(0, 1, 2))
+    assert fit(cache, runs, head="mlp", name="anew", epochs=3).fitted == 1
+
+
+def test_a_cache_under_another_path_is_the_same(runs: Path, cache: Path, tmp_path: Path) -> None:
+    moved = cache.rename(tmp_path / "elsewhere")
+    assert fit(moved, runs, head="mlp", epochs=3, seeds=(0, 1)).fitted == 0
+
+
 def test_the_same_split_told_otherwise_is_the_same_configuration(runs: Path, extracted: Path, tmp_path: Path) -> None:
     run = Run.read(runs / "mlp" / "seed-0000")
     path = tmp_path / "split.csv"
@@ -336,7 +371,7 @@ def test_one_job_tells_of_every_epoch(extracted: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_fit_laid_out_is_removed_by_the_next(extracted: Path, tmp_path: Path) -> None:
-    kept, gone = (tmp_path / "mlp" / f".scratch.{host}.999999999-1.tmp" for host in ("another", _host()))
+    kept, gone = (tmp_path / "mlp" / f".scratch.{name}.999999999-1.tmp" for name in ("another", host()))
     for folder in (kept, gone):
         folder.mkdir(parents=True)
     fit_head(extracted, tmp_path, seeds=(0,), epochs=1, split="60/20/20", jobs=1)

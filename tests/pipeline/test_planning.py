@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache import FeatureCache
+from cache import CacheError, FeatureCache
 from pipeline.errors import HeadError, RunError
 from pipeline.pixels import pixel_recipe, pixel_transform, read_index
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, notes_on, require_name
@@ -32,7 +32,7 @@ def test_a_plan_is_what_fitting_it_will_write(fitted: Path, extracted: Path, tmp
     planned = plan(source_of(extracted), tmp_path, seeds=(1,), parameters={"epochs": 3})
     (run,) = planned.runs
     done = Run.read(fitted / "mlp" / "seed-0001")
-    assert run == replace(done, history=(), timings={})
+    assert run == replace(done, history=(), timings={}, model={})
     assert (planned.folder, planned.folder_of(run)) == (tmp_path / "mlp", tmp_path / "mlp" / "seed-0001")
     assert planned.missing == planned.runs
     assert list(tmp_path.iterdir()) == []
@@ -42,8 +42,22 @@ def test_only_the_runs_that_are_not_there_are_missing(runs: Path, extracted: Pat
     planned = plan(source_of(extracted), runs, seeds=(0, 1, 5), parameters={"epochs": 3})
     assert [run.seed for run in planned.runs] == [0, 1, 5]
     assert [run.seed for run in planned.missing] == [5]
+    assert [run.path.name for run in replace(planned, runs=planned.runs[:2]).fitted()] == ["seed-0000", "seed-0001"]
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/../../b.png", ".hidden/x.png", "\ud800.png"])
+def test_an_index_that_lists_images_outside_its_image_set_is_refused(cache: Path, path: str) -> None:
+    opened = FeatureCache.open(cache)
+    index = opened.index()
+    opened.write_index(replace(index, entries=(replace(index.entries[0], path=path), *index.entries[1:])))
+    with pytest.raises(CacheError, match="lists images that lie in no image set"):
+        source_of(cache)
+
+
+def test_the_run_of_another_seed_does_not_pass_for_one(runs: Path, extracted: Path) -> None:
     shutil.copytree(runs / "mlp" / "seed-0001", runs / "mlp" / "seed-0005")
-    assert [run.path.name for run in planned.fitted()] == ["seed-0000", "seed-0001", "seed-0005"]
+    with pytest.raises(RunError, match="seed-0005 holds the run of seed 1"):
+        plan(source_of(extracted), runs, seeds=(0, 5), parameters={"epochs": 3})
 
 
 def test_pixels_are_planned_like_features(drawn: Path, extracted: Path, tmp_path: Path) -> None:

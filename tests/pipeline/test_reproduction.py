@@ -1,6 +1,7 @@
 """The paper, whole and small: figures that follow from stored predictions, and nothing done or written twice."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from PIL import Image
 from pipeline.errors import HeadError, RunError, SplitError, UnreadableImages
 from pipeline.paper import mean_of_batch_means
 from pipeline.progress import Silent
+from pipeline.reading import file_digest
 from pipeline.reproduction import Reproduction, reproduce
 from pipeline.run import find_runs
 from tests.pipeline.conftest import SMALL
@@ -191,10 +193,13 @@ def test_without_a_test_image_named_rightly_there_is_no_figure_5(drawn: Path, ou
         wrong = classes.index(line[1]) - 1
         line[2] = classes[wrong]
         line[3:] = ["1" if name == line[2] else "0" for name in classes]
+    evaluation = json.loads((run / "evaluation-test.json").read_text(encoding="utf-8"))
     for name in ("predictions-test.csv", "evaluation-test.json"):
-        (run / name).unlink()  # a link, and a digest of the old predictions
+        (run / name).unlink()  # links
     with (run / "predictions-test.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([head, *lines])
+    forged = {**evaluation, "predictions_sha256": file_digest(run / "predictions-test.csv")}
+    (run / "evaluation-test.json").write_text(json.dumps(forged), encoding="utf-8")
     result = reproduce(drawn, out, **SMALL)
     page = result.page.read_text(encoding="utf-8")
     assert "Fig. 5" not in result.pictures

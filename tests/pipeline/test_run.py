@@ -1,6 +1,7 @@
 """run.json read back, refused in every state of damage, and found wherever the user points."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RunError
 from pipeline.evaluation import evaluate
-from pipeline.run import Run, find_runs, folder_name
+from pipeline.run import LIMIT, Run, find_runs, folder_name
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -31,12 +32,15 @@ def document(fitted: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, content: bytes) -> Run | None:
-    """Read a run.json of any content; only a RunError may stand in the way."""
+    """Read a run.json of any content; only a RunError may stand in the way, and what is read can be written again."""
     (folder / "run.json").write_bytes(content)
     try:
-        return Run.read(folder)
+        run = Run.read(folder)
     except RunError:
         return None
+    run.write(folder)
+    assert Run.read(folder) == run
+    return run
 
 
 def test_written_and_read_is_the_same(fitted: Path, tmp_path: Path) -> None:
@@ -85,7 +89,27 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes) -> None:
     [
         (lambda it: it.pop("seed"), "it lacks 'seed'"),
         (lambda it: it.update(seed=True), "'seed' is not of type int"),
-        (lambda it: it.update(seed=-1), "'seed' is below 0"),
+        (lambda it: it.update(seed=-1), "no run has such a value of 'seed'"),
+        (lambda it: it.update(seed=2**32), "no run has such a value of 'seed'"),
+        (lambda it: it.update(views=0), "no run has such a value of 'views'"),
+        (lambda it: it.update(name="../mlp"), "no run has such a value of 'name'"),
+        (lambda it: it.update(classes=[]), "no run has such a value of 'classes'"),
+        (lambda it: it.update(classes=["a", "a"]), "no run has such a value of 'classes'"),
+        (lambda it: it.update(classes=["a", "b/c"]), "no run has such a value of 'classes'"),
+        (lambda it: it.update(classes=["a", "\ud800"]), "no run has such a value of 'classes'"),
+        (lambda it: it.update(notes=["\ud800"]), "surrogates not allowed"),
+        (lambda it: it["images"]["test"].append(it["images"]["train"][0]), "no run has such a value of 'images'"),
+        (lambda it: it["digests"].update(val="0" * 63), "no run has such a value of 'digests'"),
+        (lambda it: it.update(model={}), "it names no model"),
+        (lambda it: it.update(model={"../model.skops": "0" * 64}), "no run has such a value of 'model'"),
+        (lambda it: it.update(model={"model.skops": "0" * 65}), "no run has such a value of 'model'"),
+        (lambda it: it.update(timings={"fit": "1"}), "no run has such a value of 'timings'"),
+        (lambda it: it.update(versions={"torch": 2}), "no run has such a value of 'versions'"),
+        (lambda it: it["history"][1].pop("val_loss"), "no run has such a value of 'history'"),
+        (lambda it: it["history"][1].update(val_loss=[1]), "no run has such a value of 'history'"),
+        (lambda it: it["history"][1].update(val_loss=float("nan")), "its number NaN is not finite"),
+        (lambda it: it.update(views=10**400), "has more than 64 bits"),
+        (lambda it: it["parameters"].update(hidden=2**64), "has more than 64 bits"),
         (lambda it: it.update(head=3), "'head' is not of type str"),
         (lambda it: it.update(classes=["a", 1]), "'classes' is not a list of type str"),
         (lambda it: it.update(notes=[[]]), "'notes' is not a list of type str"),
@@ -94,8 +118,8 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes) -> None:
         (lambda it: it["images"].pop("val"), "it lacks 'val'"),
         (lambda it: it["digests"].update(val=None), "'digests' is not a list of type str"),
         (lambda it: it["recipe"].update(precision="bf16"), "does not match its own digest"),
-        (lambda it: it["recipe"].update(transform=nested(400)), "damaged"),
-        (lambda it: it.update(format_version=1), "format version 1; this manyheads reads version 2"),
+        (lambda it: it["recipe"].update(transform=nested(31)), "nested too deeply"),
+        (lambda it: it.update(format_version=2), "format version 2; this manyheads reads version 3"),
     ],
 )
 def test_damage_is_named(fitted: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -111,6 +135,95 @@ def nested(depth: int) -> dict[str, Any]:
     for _ in range(depth):
         inner = {"a": inner}
     return inner
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop_size", 0),
+        ("crop_size", 2**20),
+        ("resize_size", "256"),
+        ("resize_size", True),
+        ("mean", 0.5),
+        ("mean", [0.5, 0.5]),
+        ("mean", [0.5, 0.5, "0.5"]),
+        ("std", [0.5, 0, 0.5]),
+        ("interpolation", "BILINEAR"),
+        ("antialias", 1),
+        ("another", 1),
+    ],
+)
+def test_a_transform_that_cannot_be_applied_is_refused(fitted: Path, tmp_path: Path, field: str, value: object) -> None:
+    edited = document(fitted)
+    edited["recipe"]["transform"][field] = value
+    (tmp_path / "run.json").write_text(json.dumps(edited), encoding="utf-8")
+    with pytest.raises(RunError, match="no run has such a value of 'recipe'"):
+        Run.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "beach/../../x.png",
+        "./x.png",
+        "a//x.png",
+        "a/",
+        "",
+        "a\0.png",
+        "a/.x.png",
+        "..",
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_images_outside_the_image_set_are_refused(fitted: Path, tmp_path: Path, path: str, part: str) -> None:
+    edited = document(fitted)
+    edited["images"][part][0] = path
+    (tmp_path / "run.json").write_text(json.dumps(edited), encoding="utf-8")
+    with pytest.raises(RunError, match="no run has such a value of 'images'"):
+        Run.read(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["beach/...png", "beach/a b\n.png", "été/\\.png", "a/b/c/d"])
+def test_odd_names_of_images_are_read(fitted: Path, tmp_path: Path, path: str) -> None:
+    edited = document(fitted)
+    edited["images"]["test"][0] = path
+    (tmp_path / "run.json").write_text(json.dumps(edited), encoding="utf-8")
+    if path == "beach/...png":
+        assert read(tmp_path, (tmp_path / "run.json").read_bytes()) is None, "hidden files are in no image set"
+    else:
+        assert Run.read(tmp_path).images["test"][0] == path
+
+
+def test_a_cache_whose_name_is_no_utf8_is_written_and_read(fitted: Path, tmp_path: Path) -> None:
+    odd = replace(Run.read(fitted / "mlp" / "seed-0000"), cache=os.fsdecode(b"/caf\xe9"))
+    odd.write(tmp_path)
+    assert os.fsencode(Run.read(tmp_path).cache) == b"/caf\xe9"
+
+
+def test_a_run_under_the_name_of_another_seed_is_refused(runs: Path) -> None:
+    (runs / "mlp" / "seed-0001").rename(runs / "mlp" / "seed-0002")
+    with pytest.raises(RunError, match=r"holds the run of seed 1, not of .*Give it its name back, seed-0001"):
+        find_runs([runs])
+    (runs / "mlp" / "seed-0002").rename(runs / "mlp" / "best of all")
+    assert len(find_runs([runs])) == 3
+
+
+def test_what_is_no_file_of_a_sane_size_is_refused_and_not_waited_for(fitted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    with path.open("wb") as file:
+        file.truncate(LIMIT + 1)
+    with pytest.raises(RunError, match=r"run\.json cannot be read \(it has 268 MB; such a file has at most 268 MB"):
+        Run.read(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match="it is no regular file"):
+        Run.read(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(RunError, match="it is no regular file"):
+        Run.read(tmp_path)
 
 
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:

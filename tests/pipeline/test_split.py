@@ -2,19 +2,21 @@
 
 import csv
 import hashlib
+import os
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache import Entry, Index
 from pipeline.errors import SplitError
 from pipeline.image_set import fingerprint, read_image_set
-from pipeline.split import NAMES, PAPER_TEST, PAPER_VAL, Split, make_split, part_digest
+from pipeline.split import LIMIT, NAMES, PAPER_TEST, PAPER_VAL, Split, make_split, part_digest
 
 Line = Sequence[str]
 
@@ -249,8 +251,13 @@ def test_short_lines_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "needs the columns path, label and split; it has none."),
-        (b"path,label\n", "needs the columns path, label and split; it has path, label."),
+        (b"", "needs the columns path, label and split, each once; it has none."),
+        (b"\n\r\n", "needs the columns path, label and split, each once; it has none."),
+        (b"path,label\n", "needs the columns path, label and split, each once; it has path, label."),
+        (b"path,label,split,label\n", "each once; it has path, label, split, label."),
+        (b'path,label,split\n"a/a00.jpg,a,train\n', "cannot be read as CSV: unexpected end of data"),
+        (b'path,label,split\n"a"b,a,train\n', "cannot be read as CSV: ',' expected after"),
+        (b"path,label,split\na/a0\x000.jpg,a,train\n", ""),
         (b"path;label;split\n", "it has path;label;split."),
         ("path,label,split\n".encode("utf-16"), "cannot be read as CSV"),
         (b"path,label,split\n\xff,a,train\n", "cannot be read as CSV"),
@@ -274,6 +281,54 @@ def test_what_is_no_split_at_all(name: str) -> None:
 
 def test_a_folder_is_no_split(tmp_path: Path) -> None:
     assert "cannot be read as CSV" in refusal(SMALL, tmp_path)
+    assert "cannot be read as CSV: embedded null byte" in refusal(SMALL, f"{tmp_path}\0")
+
+
+def test_a_pipe_is_not_waited_for_and_a_huge_file_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "cannot be read as CSV: it is no regular file" in refusal(SMALL, tmp_path / "pipe.csv")
+    with (tmp_path / "huge.csv").open("wb") as file:
+        file.truncate(LIMIT + 1)
+    assert "such a file has at most 268 MB" in refusal(SMALL, tmp_path / "huge.csv")
+
+
+def test_many_columns_and_many_short_lines_are_not_multiplied(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("path,label,split," + ",".join(map(str, range(100_000))) + "\n" + "x\n" * 100_000)
+    tracemalloc.start()
+    try:
+        message = refusal(SMALL, path)
+        assert tracemalloc.get_traced_memory()[1] < 100 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+    assert "8 in the image set but not listed" in message
+
+
+def test_what_is_refused_is_told_in_few_words(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("path,label,split\n" + "".join(f"{str(row) * 20_000},a,train\n" for row in range(9)))
+    assert len(refusal(SMALL, path)) < 8000
+    path.write_text("x" * 100_000)
+    assert len(refusal(SMALL, path)) < 1000
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=60)
+    | st.lists(
+        st.lists(st.sampled_from(["a/a00.jpg", "b/b00.jpg", "a", "b", "train", "valid", "unused", '"', "\0", "\r"])),
+        max_size=9,
+    ).map(lambda lines: "\n".join(",".join(line) for line in [["path", "label", "split"], *lines]).encode())
+)
+def test_any_content_gives_a_split_or_a_refusal(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "split.csv").write_bytes(content)
+    index = index_of({"a": 1, "b": 1})
+    try:
+        split = make_split(index, tmp_path / "split.csv")
+    except SplitError:
+        return
+    rows = [row for part in NAMES for row in split.rows[part]]
+    assert len(set(rows)) == len(rows) <= 2
 
 
 # What every split must be

@@ -1,12 +1,17 @@
 """Stored predictions: a run's own, from the features or pixels it was fitted on, and refused wherever they are not."""
 
 import csv
+import dataclasses
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cache import FeatureCache
@@ -15,6 +20,7 @@ from pipeline.errors import ImageSetError, RunError
 from pipeline.evaluation import evaluate
 from pipeline.heads.storage import load_head
 from pipeline.prediction import predict
+from pipeline.reading import file_digest
 from pipeline.run import Run
 from pipeline.stored_predictions import Inputs, predict_part, stored_predictions
 from tests.conftest import BASE, CLASSES
@@ -115,7 +121,7 @@ def test_heads_and_baselines_are_ranked_together(fitted: Path, baselines: Path, 
 def test_images_that_were_moved_are_asked_for_and_found(pixels: Path, images: Path, tmp_path: Path) -> None:
     fit_mlp(images, tmp_path / "runs", seeds=(0,), image_size=8, epochs=2, split="60/20/20", jobs=1)
     moved = images.rename(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match=f"needs the images {images}, which is no folder.*`--images DIR`"):
+    with pytest.raises(RunError, match=f"needs the image set {images}, which is no folder.*`--images DIR`"):
         evaluate(tmp_path / "runs")
     with pytest.raises(ImageSetError, match=f"{tmp_path / 'typo'} does not exist"):
         evaluate(tmp_path / "runs", images=tmp_path / "typo")
@@ -137,7 +143,7 @@ def test_images_that_changed_since_the_fit_are_refused(pixels: Path, images: Pat
     kept = victim.read_bytes()
     Image.new("RGB", (40, 40), "red").save(images / "beach" / "another.png")  # takes no part
     Image.new("RGB", (40, 40), "red").save(victim)
-    changed = "The test images of pixel-mlp/seed-0000 have changed since it was fitted"
+    changed = "The test images of pixel-mlp/seed-0000 have changed since the fit"
     with pytest.raises(RunError, match=rf"{changed}: {images} now has 6 of its 6 paths, but other.*`--images DIR`"):
         evaluate(pixels, images=images)
     assert evaluate(pixels, on="val", images=images).part == "val"
@@ -151,6 +157,24 @@ def test_images_that_changed_since_the_fit_are_refused(pixels: Path, images: Pat
     assert stored_predictions(run, "test") is None
     victim.write_bytes(kept)
     assert evaluate(pixels, images=images).part == "test"
+
+
+def test_baselines_say_what_has_changed_since_their_predictions_were_stored(images: Path, tmp_path: Path) -> None:
+    fit_mlp(images, tmp_path / "runs", seeds=(0, 1), image_size=8, epochs=1, split="60/20/20", jobs=1)
+    run = run_of(tmp_path / "runs" / "pixel-mlp")
+    before = evaluate(tmp_path / "runs")
+    copy = Path(shutil.copytree(images, tmp_path / "copy"))
+    Image.new("RGB", (40, 40), "red").save(images / run.images["test"][0])
+    Image.new("RGB", (40, 40), "red").save(images / run.images["train"][0])  # of no matter here
+    result = evaluate(tmp_path / "runs")
+    assert result.runs == before.runs
+    (note,) = set(result.names[0].notes) - set(before.names[0].notes)
+    assert f"{images} now has 6 of its 6 paths, but other contents" in note
+    with pytest.raises(RunError, match="test images of pixel-mlp/seed-0000 have changed since the fit"):
+        evaluate(tmp_path / "runs", images=images)  # it was named, so it must fit
+    assert evaluate(tmp_path / "runs", images=copy) == before
+    shutil.rmtree(images)
+    assert evaluate(tmp_path / "runs") == before
 
 
 def test_an_image_that_can_no_longer_be_read_is_refused(pixels: Path, images: Path) -> None:
@@ -212,19 +236,121 @@ def replace(old: str, new: str) -> Callable[[Path], object]:
         lambda path: path.write_text("\n".join(path.read_text().split("\n")[:-2])),
     ],
 )
-@pytest.mark.parametrize("known", [True, False])
-def test_edited_predictions_are_refused(done: Path, edit: Callable[[Path], object], known: bool) -> None:
+@pytest.mark.parametrize("forged", [False, True])
+def test_edited_predictions_are_refused(done: Path, edit: Callable[[Path], object], forged: bool) -> None:
     folder = done / "mlp" / "seed-0000"
-    before = (folder / "predictions-test.csv").read_bytes()
-    edit(folder / "predictions-test.csv")
-    assert (folder / "predictions-test.csv").read_bytes() != before
-    if not known:
-        (folder / "evaluation-test.json").unlink()
+    path = folder / "predictions-test.csv"
+    before = path.read_bytes()
+    edit(path)
+    assert path.read_bytes() != before
+    if forged:
+        forge(folder, predictions_sha256=file_digest(path))
     with pytest.raises(RunError, match=r"predictions-test\.csv does not belong to its run.*Remove it"):
+        evaluate(done)
+    path.unlink()
+    evaluate(done)
+    assert path.read_bytes() == before
+
+
+def forge(folder: Path, **values: str) -> None:
+    """Let evaluation-test.json say something else."""
+    path = folder / "evaluation-test.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+def test_predictions_without_the_evaluation_that_says_whose_they_are_are_made_anew(done: Path) -> None:
+    folder = done / "mlp" / "seed-0000"
+    before = {name: (folder / name).read_bytes() for name in ("predictions-test.csv", "evaluation-test.json")}
+    (folder / "evaluation-test.json").unlink()
+    swap(folder / "predictions-test.csv", 2)
+    evaluate(done)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("names", [["predictions-test.csv"], ["predictions-test.csv", "evaluation-test.json"]])
+def test_predictions_of_another_run_are_refused(done: Path, names: list[str]) -> None:
+    for name in names:
+        shutil.copy(done / "mlp" / "seed-0001" / name, done / "mlp" / "seed-0000" / name)
+    with pytest.raises(RunError, match=r"seed-0000/predictions-test\.csv does not belong to its run.*Remove it"):
+        evaluate(done)
+    (done / "mlp" / "seed-0000" / "predictions-test.csv").unlink()
+    evaluate(done)
+
+
+def test_predictions_of_the_model_that_another_one_has_replaced_are_refused(runs: Path) -> None:
+    run = run_of(runs / "mlp")
+    shutil.copy(runs / "mlp" / "seed-0001" / "model.safetensors", run.path / "best.safetensors")
+    best = {"best.safetensors": file_digest(run.path / "best.safetensors")}
+    dataclasses.replace(run, model={**run.model, **best}).write(run.path)
+    before = evaluate(run.path)
+    shutil.copy(run.path / "best.safetensors", run.path / "model.safetensors")
+    with pytest.raises(RunError, match=r"evaluation-test\.json beside it says that another model made it"):
+        evaluate(run.path)
+    (run.path / "predictions-test.csv").unlink()
+    after = evaluate(run.path)
+    assert after.runs["mlp/seed-0000"].log_loss != before.runs["mlp/seed-0000"].log_loss
+
+
+def test_predictions_of_another_model_are_refused(done: Path) -> None:
+    forge(done / "mlp" / "seed-0000", model_sha256="0" * 64)
+    with pytest.raises(RunError, match=r"evaluation-test\.json beside it says that another model made it"):
+        evaluate(done)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b"null", b"\xff", b'{"predictions_sha256": []}', b"[" * 100_000, b'{"accuracy": 1e999}'],
+)
+def test_a_damaged_evaluation_is_refused_and_mended_as_told(done: Path, content: bytes) -> None:
+    folder = done / "mlp" / "seed-0000"
+    before = (folder / "evaluation-test.json").read_bytes()
+    (folder / "evaluation-test.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"predictions-test\.csv does not belong to its run.*Remove it and run"):
         evaluate(done)
     (folder / "predictions-test.csv").unlink()
     evaluate(done)
-    assert (folder / "predictions-test.csv").read_bytes() == before
+    assert (folder / "evaluation-test.json").read_bytes() == before
+
+
+def test_figures_that_were_edited_are_computed_again(done: Path) -> None:
+    path = done / "mlp" / "seed-0000" / "evaluation-test.json"
+    before = path.read_bytes()
+    document = json.loads(before)
+    path.write_text(json.dumps({**document, "accuracy": 1.0, "correct": 6}), encoding="utf-8")
+    result = evaluate(done)
+    assert path.read_bytes() == before
+    assert result.runs["mlp/seed-0000"].accuracy == document["accuracy"]
+
+
+@pytest.mark.parametrize("name", ["predictions-test.csv", "evaluation-test.json"])
+def test_what_is_no_file_is_refused_and_not_waited_for(done: Path, name: str) -> None:
+    path = done / "mlp" / "seed-0000" / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match="does not belong to its run: it is no regular file"):
+        evaluate(done)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_content_of_forged_predictions_is_refused(done: Path, content: bytes) -> None:
+    run = run_of(done / "mlp")
+    (run.path / "predictions-test.csv").write_bytes(content)
+    forge(run.path, predictions_sha256=file_digest(run.path / "predictions-test.csv"))
+    with pytest.raises(RunError, match="does not belong to its run"):
+        stored_predictions(run, "test")
+
+
+def test_many_classes_in_a_short_file_take_no_memory(done: Path) -> None:
+    run = run_of(done / "mlp")
+    many = dataclasses.replace(
+        run, classes=tuple(map(str, range(10**6))), images={"test": list(map(str, range(10**6)))}
+    )
+    path = run.path / "predictions-test.csv"
+    path.write_text(",".join(("path", "label", "predicted", *many.classes)) + "\n")
+    forge(run.path, predictions_sha256=file_digest(path))
+    with pytest.raises(RunError, match="it is too short for the run's test images"):
+        stored_predictions(many, "test")
 
 
 def test_edited_true_classes_are_refused(done: Path) -> None:

@@ -1,6 +1,12 @@
 """Fitted heads as files: what comes back is what was saved, and nothing else is loaded."""
 
+import io
 import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +14,17 @@ import numpy as np
 import pytest
 import skops.io
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.errors import HeadError, RunError
 from pipeline.heads import HEADS, make_head
-from pipeline.heads.storage import load_head, save_head
+from pipeline.heads.storage import load_head, load_model, save_head
+from pipeline.reading import file_digest
+from pipeline.run import Run
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 90)).astype(np.float32)
@@ -145,3 +154,185 @@ def test_an_unfitted_head_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not fitted"):
         save_head(make_head("svm", seed=0), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# The model of a run
+
+
+def model_of(folder: Path) -> Path:
+    (path,) = folder.glob("model.*")
+    return path
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def adopted(folder: Path) -> Run:
+    """Let a run's run.json name the model file as it is now, as somebody could who made it up."""
+    run = Run.read(folder)
+    replace(run, model={model_of(folder).name: file_digest(model_of(folder))}).write(folder)
+    return Run.read(folder)
+
+
+@pytest.mark.parametrize("name", ["mlp", "knn"])
+def test_the_model_of_a_run_is_the_head_that_was_fitted(fitted: Path, name: str) -> None:
+    run = Run.read(fitted / name / "seed-0000")
+    assert run.model == {model_of(run.path).name: file_digest(model_of(run.path))}
+    model = load_model(run)
+    rows = RNG.normal(size=(3, 512)).astype(np.float32)
+    assert np.array_equal(model.predict_proba(rows), load_head(name, run.path).predict_proba(rows))
+    assert model.digest == run.model[model_of(run.path).name]
+
+
+@pytest.mark.parametrize("name", ["mlp", "knn"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+        lambda path: path.write_bytes(b""),
+    ],
+)
+def test_a_damaged_model_is_refused_by_name(runs: Path, name: str, damage: Callable[[Path], object]) -> None:
+    run = Run.read(runs / name / "seed-0000")
+    damage(model_of(run.path))
+    refused = rf"{model_of(run.path)} is not the model that was written .* another run's\. Restore it, or remove"
+    with pytest.raises(RunError, match=refused):
+        load_model(run)
+
+
+def test_the_model_of_another_seed_is_refused(runs: Path) -> None:
+    first, second = (runs / "mlp" / f"seed-000{seed}" for seed in (0, 1))
+    shutil.copy(model_of(first), model_of(second))
+    load_head("mlp", second)
+    with pytest.raises(RunError, match=r"seed-0001/model\.safetensors is not the model that was written"):
+        load_model(Run.read(second))
+
+
+def test_a_model_that_is_no_file_is_refused_and_not_waited_for(runs: Path) -> None:
+    run = Run.read(runs / "mlp" / "seed-0000")
+    path = model_of(run.path)
+    path.unlink()
+    with pytest.raises(RunError, match=r"should have its model in .*, which is missing\. Remove the run's folder"):
+        load_model(run)
+    os.mkfifo(path)
+    with pytest.raises(RunError, match="cannot be read: it is no regular file"):
+        load_model(run)
+
+
+def test_a_model_for_other_classes_or_features_is_refused(runs: Path) -> None:
+    run = Run.read(runs / "mlp" / "seed-0000")
+    with pytest.raises(RunError, match="trained on other classes than its run"):
+        load_model(replace(run, classes=("beach", "forest", "parking lot")))
+    with pytest.raises(RunError, match="trained on other classes"):
+        load_model(replace(run, classes=("forest", "beach", "parkinglot")))
+    with pytest.raises(RunError, match="takes 512 numbers an image, but its recipe gives 511"):
+        load_model(replace(run, recipe=replace(run.recipe, dimension=511)))
+
+
+def test_a_made_up_model_that_gives_no_probabilities_is_refused(runs: Path) -> None:
+    run = Run.read(runs / "mlp" / "seed-0000")
+    tensors = load_file(model_of(run.path))
+    with safe_open(model_of(run.path), framework="pt") as file:
+        entries = file.metadata()
+    save_file(
+        {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}, model_of(run.path), entries
+    )
+    with pytest.raises(RunError, match=r"cannot predict \(what it gives are no probabilities\)"):
+        load_model(adopted(run.path)).predict_proba(np.zeros((2, 512), dtype=np.float32))
+    names = np.array(run.classes)[np.arange(60) % 3]
+    logistic = make_head("logistic", seed=0).fit(RNG.normal(size=(60, 512)), names)
+    logistic.coef_, logistic.intercept_ = np.zeros((5, 512)), np.zeros(5)
+    file = save_head(logistic, run.path)
+    other = replace(run, head="logistic", model={file: file_digest(run.path / file)})
+    with pytest.raises(RunError, match=r"cannot predict \(what it gives are no probabilities\)"):
+        load_model(other).predict_proba(np.zeros((2, 512), dtype=np.float32))
+    knn = load_head("knn", runs / "knn" / "seed-0000")
+    knn.codes_ = knn.codes_ + 7
+    save_head(knn, runs / "knn" / "seed-0000")
+    with pytest.raises(RunError, match=r"cannot predict .IndexError.*Remove the run's folder"):
+        load_model(adopted(runs / "knn" / "seed-0000")).predict_proba(np.ones((2, 512), dtype=np.float32))
+
+
+def repacked(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """Write a zip archive anew with its entries changed."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", compression) as new:
+        for entry in old.namelist():
+            new.writestr(entry, change(entry, old.read(entry)))
+    path.write_bytes(packed.getvalue())
+
+
+def test_an_archive_that_unpacks_into_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / save_head(fitted("logistic"), tmp_path)
+
+    def bomb(name: str, content: bytes) -> bytes:
+        return content + b" " * 10_000_000 if name == "schema.json" else content
+
+    repacked(path, bomb)
+    load_head("logistic", tmp_path)
+    repacked(path, lambda _, content: content, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(RunError, match=r"its entry .* is compressed, named twice or larger than the file"):
+        load_head("logistic", tmp_path)
+
+
+HARMFUL = ("os.system", "builtins.eval", "subprocess.Popen", "operator.call", "functools.partial", "posix.system")
+
+
+@pytest.mark.parametrize("harmful", HARMFUL)
+@pytest.mark.parametrize(
+    "loader", ["ObjectNode", "FunctionNode", "TypeNode", "PartialNode", "MethodNode", "OperatorFuncNode"]
+)
+def test_a_harmful_name_in_the_schema_is_refused_unrun(tmp_path: Path, harmful: str, loader: str) -> None:
+    path, mark = tmp_path / save_head(fitted("logistic"), tmp_path), tmp_path / "ran"
+    module, _, name = harmful.rpartition(".")
+
+    def planted(entry: str, content: bytes) -> bytes:
+        if entry != "schema.json":
+            return content
+        schema = json.loads(content)
+        argument = {
+            "__class__": "str",
+            "__module__": "builtins",
+            "__loader__": "JsonNode",
+            "content": json.dumps(f"touch {mark}"),
+            "is_json": True,
+        }
+        held = {"func": name, "args": argument, "obj": argument, "attrs": argument, "namespace": None, "kwds": argument}
+        node = {"__class__": name, "__module__": module, "__loader__": loader, "content": {**argument, **held}}
+        schema["content"]["content"]["coef_"] = {**node, "__id__": 1}
+        return json.dumps(schema).encode()
+
+    repacked(path, planted)
+    with pytest.raises(RunError, match=r"model\.skops"):
+        load_head("logistic", tmp_path)
+    assert not mark.exists()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_json_beside_the_tensors_gives_a_head_or_a_refusal(tmp_path: Path, data: st.DataObject) -> None:
+    tensors, learned = fitted("mlp").to_tensors()
+    place = learned
+    if data.draw(st.booleans()):
+        place = learned["parameters"]
+    place[data.draw(st.sampled_from([*place, "other"]))] = data.draw(JSON)
+    document = data.draw(st.just(learned) | JSON)
+    save_file(tensors, tmp_path / "model.safetensors", {"head": json.dumps(document)})
+    try:
+        load_head("mlp", tmp_path)
+    except RunError:
+        return
+    assert document is learned
