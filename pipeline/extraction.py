@@ -15,6 +15,7 @@ from cache.lock import writing
 from cache.recipe import STORAGE
 from pipeline.changes import Changes
 from pipeline.computing import Computing
+from pipeline.decoding import enough_workers, prepare
 from pipeline.environment import decoders
 from pipeline.errors import BaseError, ImageSetError, UnreadableImages
 from pipeline.image_set import fingerprint, read_image_set, require_apart
@@ -197,6 +198,7 @@ def _fill(survey: Survey, order: Order, computing: Computing, on_error: str, max
         # What failed before is tried again apart, so that a resumed extraction cuts the rest into the same shards.
         again = {digest: numbers for digest, numbers in lacking.items() if digest in survey.failed_before}
         fresh = {digest: numbers for digest, numbers in lacking.items() if digest not in again}
+        prepare(enough_workers(len(lacking), computing.workers))  # they start while the base is loaded
         return computing.run(order.base(computing.progress), paths, (fresh, again), unit)
 
     _announce(survey, max_size, computing.progress)

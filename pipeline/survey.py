@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cache import CacheError, Entry, FeatureCache, Index
-from cache.hdf5 import opened
+from cache.index import Listing, read_listing
 from cache.shard import SHARD_ROWS, held_views
 from pipeline.image_set import Fingerprints, ImageSet
 from pipeline.split import make_split
@@ -64,9 +64,11 @@ class Survey:
     def __init__(self, cache: FeatureCache, images: ImageSet, found: Fingerprints, wanted: Wanted) -> None:
         shards = cache.shards()
         self.cache, self.images, self.found, self.wanted = cache, images, found, wanted
-        self.before = _index_before(cache)
+        self._listing = _listing_before(cache)
+        self.before = self._listing.index if self._listing else None
         self.failed_before = {digest for shard in shards for digest in shard.failures}
         self._held = held_views(shards)
+        self._shards = {shard.path.name for shard in shards}
 
     def index(self, failures: Mapping[str, str]) -> Index:
         """Make the index of all images but those whose digest has failed: digest -> reason."""
@@ -111,12 +113,10 @@ class Survey:
         return done and self.is_written(self.likely)
 
     def is_written(self, index: Index) -> bool:
-        """Whether this index stands in the cache, with every shard that it draws on."""
-        if index != self.before:
+        """Whether this index stands in the cache, with every shard that it draws on, and knows all that there were."""
+        if self._listing is None or index != self.before:
             return False
-        with opened(self.cache.path / "index.h5", "Run the same `manyheads extract` again.") as file:
-            sources = file["features"].virtual_sources()
-            return all((self.cache.path / source.file_name).exists() for source in sources)
+        return {place.shard for place in self._listing.rows} <= self._shards <= set(self._listing.shards)
 
     def growth(self, features: int) -> int:
         """Return how many bytes, at most, a cache of these images grows by so many features."""
@@ -140,8 +140,8 @@ class Survey:
         return {digest: numbers for digest, numbers in found.items() if numbers}
 
 
-def _index_before(cache: FeatureCache) -> Index | None:
+def _listing_before(cache: FeatureCache) -> Listing | None:
     try:
-        return cache.index() if cache.has_index() else None
+        return read_listing(cache.path / "index.h5", cache.recipe)
     except CacheError:
         return None
