@@ -140,6 +140,7 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self.answered = False
+        self.stopped = False
         self.errors = _Remarks(stderr=True)
         self.progress = Watched(self.errors, quiet)
         # What damaged metadata makes Pillow warn of; the pixels are judged by `pipeline.decode` itself.
@@ -180,12 +181,15 @@ class Output:
     def stop(self, message: str) -> NoReturn:
         """Print that a command was interrupted, and end it at once with status 130.
 
-        Python's own way out would first wait for threads and take torch apart, which can last seconds.
+        Python's own way out would first wait for threads and take torch apart, which can last seconds. Called again,
+        it waits for nothing.
         """
-        self._print_reason(message, Text())
-        sys.stderr.flush()
-        # What libraries registered for the end, such as joblib's semaphores; it is quick, and nothing else offers it.
-        atexit._run_exitfuncs()
+        if not self.stopped:
+            self.stopped = True
+            self._print_reason(message, Text())
+            sys.stderr.flush()
+            # What libraries registered for the end, such as joblib's semaphores; nothing else offers it.
+            atexit._run_exitfuncs()
         os._exit(130)
 
     def _print_reason(self, message: str, before: Text) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -97,7 +98,7 @@ def fit_missing(
         parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
         with progress.steps(label, len(work), "runs") as advance, _workers():
             with _deaf_children():
-                results = parallel(delayed(_fit_one)(run, rows, folder) for run, folder in work)
+                results = parallel(delayed(_fit_in_worker)(os.getpid(), run, rows, folder) for run, folder in work)
             for _ in results:
                 advance(1)
 
@@ -156,6 +157,18 @@ def _shared_rows(index: Index, split: Split, fill: Fill, run: Run, place: Path, 
             shared[held:],
             np.array([entry.label for entry in val]),
         )
+
+
+def _fit_in_worker(parent: int, run: Run, rows: Rows, folder: Path) -> None:
+    """Fit one run in a process that does not outlive the one that started it."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _fit_one(run, rows, folder)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _fit_one(run: Run, rows: Rows, folder: Path, on_epoch: Callable[[Mapping[str, Any]], None] | None = None) -> int:

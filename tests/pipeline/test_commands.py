@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache import NoRoom
-from pipeline.commands import UNEXPECTED, command
+from pipeline.commands import STOPPED, UNEXPECTED, command
 from pipeline.errors import HeadError
 from pipeline.terminal import Output
 
@@ -105,6 +105,22 @@ def test_a_signal_ends_a_command_with_one_line(number: int) -> None:
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said.count("\n")) == (130, 1)
     assert said.startswith("Stopped. All complete work is kept")
+
+
+@pytest.mark.parametrize("hangs", ["threading.Event().wait()", "atexit.register(threading.Event().wait); raise"])
+def test_what_hangs_when_it_is_interrupted_is_ended_all_the_same(hangs: str) -> None:
+    code = SLEEPING.replace("import time", "import atexit, threading, time")
+    code = code.replace(
+        "    time.sleep(60)", f"    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        {hangs}"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "work"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, f"{STOPPED}\n")
 
 
 def test_a_signal_that_a_shell_ignores_for_its_background_jobs_stays_ignored() -> None:

@@ -1,7 +1,11 @@
 """Fitting side by side: all runs on one copy of the features, which is gone in the end whatever happened."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from pipeline.split import Split, make_split
 from pipeline.workers import fit_missing, one_thread
 
 DIMENSION = 512
+ROOT = Path(__file__).parents[2]
 
 
 class Given:
@@ -155,6 +160,39 @@ def test_no_jobs_are_refused_and_as_many_as_processors_are_the_default(
         fit([plan(source, split, tmp_path)], source, split, Given(), 0)
     fit([plan(source, split, tmp_path, seeds=range((os.cpu_count() or 1) + 1))], source, split, Given(), None)
     assert len(list(tmp_path.glob("mlp/seed-*"))) == (os.cpu_count() or 1) + 1
+
+
+LONG = """
+import sys
+from pipeline.fitting import fit_head
+fit_head(sys.argv[1], sys.argv[2], seeds=(0, 1), epochs=10**6, split="60/20/20", jobs=2)
+"""
+
+
+def test_no_worker_outlives_a_process_that_is_killed(extracted: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", LONG, str(extracted), str(tmp_path)], cwd=ROOT) as process:
+        while not (fitting := workers_of(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(1)  # until they fit
+        process.kill()
+    assert len(fitting) >= 1
+    for _ in range(600):
+        if not any(Path(f"/proc/{worker}").exists() for worker in fitting):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still there: {fitting}")
+
+
+def workers_of(parent: int) -> list[int]:
+    """Return the processes of joblib that fit for a process."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            child = place.joinpath("stat").read_text().rpartition(")")[2].split()[1] == str(parent)
+            if child and b"LokyProcess" in place.joinpath("cmdline").read_bytes():
+                found.append(int(place.name))
+    return found
 
 
 def test_one_thread_is_for_the_block_alone() -> None:
