@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -94,6 +95,8 @@ class _Interrupts:
 
     def _handle(self, *_: object) -> NoReturn:
         self.came = True
+        # Where Python calls back from C code it shows what is raised and drops it; the command then ends by `_watch`.
+        sys.unraisablehook = lambda _: None
         raise KeyboardInterrupt
 
     def _watch(self, reads: int) -> None:

@@ -142,8 +142,8 @@ def _draw(entries: Sequence[Entry], shares: Sequence[float], seed: int) -> list[
         hint = "" if asked == "60/20/20" else " (such as 60/20/20)"
         raise SplitError(
             f"A stratified split of {asked} cannot be drawn from {len(labels)} images of {len(set(labels))} classes: "
-            f"every part needs an image of each class, and the smallest, {_some([smallest])}, has {count}. Add images, give val "
-            f"and test larger shares{hint}, or name a CSV."
+            f"every part needs an image of each class, and the smallest, {_some([smallest])}, has {count}. Add images, "
+            f"give val and test larger shares{hint}, or name a CSV."
         ) from None
     held.update(dict.fromkeys(train, "train"))
     return [held[row] for row in range(len(entries))]

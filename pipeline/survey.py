@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache import CacheError, Entry, FeatureCache, Index
 from cache.index import Listing, read_listing
-from cache.shard import SHARD_ROWS, held_views
+from cache.shard import SHARD_ROWS, held_views, shard_paths
 from pipeline.image_set import Fingerprints, ImageSet
 from pipeline.split import make_split
 
@@ -68,7 +68,6 @@ class Survey:
         self.before = self._listing.index if self._listing else None
         self.failed_before = {digest for shard in shards for digest in shard.failures}
         self._held = held_views(shards)
-        self._shards = {shard.path.name for shard in shards}
 
     def index(self, failures: Mapping[str, str]) -> Index:
         """Make the index of all images but those whose digest has failed: digest -> reason."""
@@ -116,7 +115,8 @@ class Survey:
         """Whether this index stands in the cache, with every shard that it draws on, and knows all that there were."""
         if self._listing is None or index != self.before:
             return False
-        return {place.shard for place in self._listing.rows} <= self._shards <= set(self._listing.shards)
+        now = {path.name for path in shard_paths(self.cache.path / "shards")}
+        return {place.shard for place in self._listing.rows} <= now <= set(self._listing.shards)
 
     def growth(self, features: int) -> int:
         """Return how many bytes, at most, a cache of these images grows by so many features."""

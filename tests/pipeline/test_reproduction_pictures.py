@@ -1,6 +1,7 @@
 """What the pictures of a reproduction are drawn from."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.reading import file_digest
 from pipeline.reproduction import Reproduction
 from pipeline.reproduction_pictures import EXAMPLES, TOP, choose_examples, predictions_on_test
 from pipeline.run import Run
@@ -49,13 +51,17 @@ def test_a_page_has_room_for_six_of_many_classes_from_first_to_last(reproduced: 
     for path in paths:
         (tmp_path / path).parent.mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / path)
-    run = replace(reproduced.runs["pretrained"][0], classes=tuple(names), images={"test": paths}, path=tmp_path)
+    fitted = reproduced.runs["pretrained"][0]
+    run = replace(fitted, classes=tuple(names), images={"test": paths}, path=tmp_path)
     with (tmp_path / "predictions-test.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "predicted", *names])
         for number, path in enumerate(paths):
             shares = [0.55 if number == other else 0.05 for other in range(10)]
             writer.writerow([path, names[number], names[number], *shares])
+    evaluation = json.loads((fitted.path / "evaluation-test.json").read_text(encoding="utf-8"))
+    evaluation["predictions_sha256"] = file_digest(tmp_path / "predictions-test.csv")
+    (tmp_path / "evaluation-test.json").write_text(json.dumps(evaluation), encoding="utf-8")
     assert predictions_on_test(run).correct.all()
     found = choose_examples(run, run, tmp_path)
     assert len(found) == EXAMPLES

@@ -341,6 +341,36 @@ def test_any_content_of_forged_predictions_is_refused(done: Path, content: bytes
         stored_predictions(run, "test")
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_json_beside_predictions_is_refused_or_of_no_matter(done: Path, data: st.DataObject) -> None:
+    run = run_of(done / "mlp")
+    whole = json.loads((run.path.parent / "seed-0001" / "evaluation-test.json").read_text(encoding="utf-8"))
+    before = {**whole, "predictions_sha256": file_digest(run.path / "predictions-test.csv"), **own_model(run)}
+    key = data.draw(st.sampled_from(sorted(before)))
+    document = data.draw(st.just({**before, key: data.draw(JSON)}) | JSON)
+    (run.path / "evaluation-test.json").write_text(json.dumps(document), encoding="utf-8")
+    try:
+        held = stored_predictions(run, "test")
+    except RunError:
+        return
+    assert held is not None
+    assert key not in ("predictions_sha256", "model_sha256")
+    assert held.paths == tuple(run.images["test"])
+
+
+def own_model(run: Run) -> dict[str, str]:
+    (digest,) = run.model.values()
+    return {"model_sha256": digest}
+
+
 def test_many_classes_in_a_short_file_take_no_memory(done: Path) -> None:
     run = run_of(done / "mlp")
     many = dataclasses.replace(

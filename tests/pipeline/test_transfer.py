@@ -376,7 +376,7 @@ def test_a_file_that_cannot_fit_is_refused_before_it_comes(site: Site, path: Pat
 def test_a_folder_that_cannot_be_written_to_is_explained(site: Site, path: Path) -> None:
     path.parent.mkdir(mode=0o500)
     try:
-        with powerless(), pytest.raises(NoRoom, match=r"could not be opened for writing: Permission denied\. .* mend"):
+        with powerless(), pytest.raises(NoRoom, match=r"could not be written: Permission denied\. .* mend"):
             get(site, path)
     finally:
         path.parent.chmod(0o700)
