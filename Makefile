@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
 
-.PHONY: demo test lint suite clean
+.PHONY: demo test lint suite chaos clean
 
 demo: $(READY)
 	$(VENV)/bin/manyheads demo demo
@@ -17,6 +17,14 @@ lint: $(READY)
 
 suite: $(READY)
 	$(VENV)/bin/python -m pytest
+
+# Faults of every kind, in numbers for which the suite has no time: about 25 minutes. See docs/reliability.md.
+chaos: $(READY)
+	$(VENV)/bin/python -m tests.faults.power_loss
+	$(VENV)/bin/python -m tests.faults.kills
+	$(VENV)/bin/python -m tests.faults.calls
+	$(VENV)/bin/python -m tests.faults.interrupts
+	$(VENV)/bin/python -m tests.faults.fuzzing --inputs 20000
 
 # compat: the checkout is put on the path, so that a user's own folder named `cache` does not hide the package.
 # Installed anew only when the requirements change.

@@ -1,4 +1,4 @@
-"""An extraction that is killed, again and again, ends with what an undisturbed one would have given."""
+"""Commands as a user types them that are killed or interrupted: nothing is lost, nothing is left."""
 
 import os
 import random
@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from cache import FeatureCache
+from tests.faults.interrupts import STOPPED, interrupt
 
 ROOT = Path(__file__).parents[2]
-STOPPED = "Stopped. All complete work is kept; run the same command again to go on."
 
 
 def write_images(root: Path, count: int, broken: bool) -> Path:
@@ -69,14 +69,13 @@ def await_that(cache: Path, pattern: str, process: "subprocess.Popen[str]") -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "broken"), [(140, False), (280, True)], ids=["whole", "broken"])
-def test_killed_at_any_moment_it_goes_on(tmp_path: Path, count: int, broken: bool) -> None:
-    images = write_images(tmp_path / "images", count, broken)
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 280, broken=True)
     started = time.monotonic()
     finish(start(images, tmp_path / "undisturbed"))
     took = time.monotonic() - started
     expected = shards(tmp_path / "undisturbed")
-    assert len(expected) == (3 if broken else 2)
+    assert len(expected) == 3
 
     cache = tmp_path / "cache"
     moments = random.Random(0)
@@ -84,7 +83,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, count: int, broken: boo
     await_that(cache, ".*.h5.*.tmp", process)  # in the midst of writing a shard
     process.kill()
     process.wait()
-    for _ in range(2 if broken else 1):
+    for _ in range(2):
         process = start(images, cache)
         time.sleep(moments.uniform(0.3, 0.6) * took)
         process.kill()
@@ -92,33 +91,9 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, count: int, broken: boo
         assert shards(cache).items() <= expected.items()
         assert not (cache / "index.h5").exists() or shards(cache) == expected
     said = finish(start(images, cache))
-    assert f"{count - 2 * broken} images of 2 classes" in said
+    assert "278 images of 2 classes" in said
     assert_same(cache, tmp_path / "undisturbed")
-    assert len(FeatureCache.open(cache).index().skipped) == 2 * broken
-
-
-@pytest.mark.slow
-def test_killed_among_the_views_it_goes_on(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images", 60, broken=True)
-    finish(start(images, tmp_path / "undisturbed", "--views", "5"))
-    expected = shards(tmp_path / "undisturbed")
-    assert len(expected) == 3  # 58 features; then four views of 32 images, and of 26
-
-    cache = tmp_path / "cache"
-    moments = random.Random(0)
-    for pattern in ("[!.]*.h5", ".*.h5.*.tmp"):  # when the first shard is there, and in the midst of writing the next
-        process = start(images, cache, "--views", "5")
-        await_that(cache / "shards", pattern, process)
-        time.sleep(moments.uniform(0, 0.01))
-        process.kill()
-        process.wait()
-        assert shards(cache).items() <= expected.items()
-        assert not (cache / "index.h5").exists() or shards(cache) == expected
-    said = finish(start(images, cache, "--views", "5"))
-    assert "58 images of 2 classes" in said
-    assert "5 views of 58 images" in said
-    assert_same(cache, tmp_path / "undisturbed")
-    assert set(FeatureCache.open(cache).views().values()) == {5}
+    assert len(FeatureCache.open(cache).index().skipped) == 2
 
 
 def assert_same(cache: Path, undisturbed: Path) -> None:
@@ -148,3 +123,22 @@ def test_an_interrupt_ends_it_with_the_work_kept(tmp_path: Path) -> None:
     assert len(kept) == 1
     assert shards(cache).items() >= kept.items()
     assert not (cache / "index.h5").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("extract", signal.SIGTERM),
+        ("fit-head --jobs 2", signal.SIGINT),
+        ("fit-mlp --jobs 2", signal.SIGTERM),
+        ("fit-scratch", signal.SIGTERM),
+        ("fit-scratch --workers 2", signal.SIGINT),
+    ],
+)
+def test_an_interrupt_ends_every_long_command_and_its_workers(
+    tmp_path: Path, drawn: Path, extracted: Path, name: str, number: signal.Signals
+) -> None:
+    ended = interrupt(name, number, 0.2, drawn, extracted, tmp_path / "out")
+    assert ended.is_as_promised, ended
+    assert ended.seconds < 10  # as above
