@@ -86,11 +86,11 @@ class Computing:
         """
         failures: dict[str, str] = {}
         plans = [plan for group in groups for plan in cut(group)]
-        workers = enough_workers(sum(map(len, plans)), self.workers)
-        ahead = 2 * min(self.batch_size, SHARD_ROWS)
+        rows = sum(map(_rows, plans))
+        workers, ahead = enough_workers(rows, self.workers), 2 * min(self.batch_size, SHARD_ROWS)
         with (
             decoding(self._wanted(paths, plans), base.transform, workers, ahead) as decoded,
-            self.progress.steps("extracting", sum(map(_rows, plans)), unit) as advance,
+            self.progress.steps("extracting", rows, unit) as advance,
         ):
             views = _views(decoded)
             for plan in plans:

@@ -2,7 +2,8 @@
 
 A decoder is C code that reads bytes from anywhere. Where it crashes, or takes more memory than there is, it takes along
 the process that it runs in: here one that does nothing else and is replaced at once, while its image is named and all
-others go on. The threads here only wait for these processes.
+others go on. The threads here only wait for these processes. (joblib's executor ends all of its processes when one
+dies, and cannot say which of them had which image.)
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def enough_workers(images: int, workers: int | None = None) -> int:
     """Return in how many processes to decode so many images: a few are done before a second one has started.
 
     Args:
-        images: Number of images.
+        images: Number of images, or of views where an image has several.
         workers: The most that may be used; as many as processors, at most 16, if not given.
     """
     return max(1, min(workers or decoders(), images // IMAGES_A_WORKER))

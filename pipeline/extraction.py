@@ -145,6 +145,7 @@ def extract(
     require_apart(image_set.root, Path(cache), "cache")
     order = Order(base, WeightsSource.parse(weights), transform_of, precision, store, device)
     folder = open_cache(Path(cache), order, progress)
+    folder.clean()
     found = fingerprint(image_set, workers, progress)
     survey = Survey(folder, image_set, found, Wanted(views, split, split_seed))
     computing = Computing(folder, image_set.root, batch_size, workers, progress)
@@ -153,7 +154,6 @@ def extract(
         _require_readable(survey, filled.index, on_error)
     else:
         with writing(folder.path, progress.note):
-            folder.clean()
             survey = Survey(folder, image_set, found, survey.wanted)  # another process may have written meanwhile
             filled = _fill(survey, order, computing, on_error, max_size)
     index = filled.index

@@ -322,6 +322,15 @@ def test_few_images_need_few_processes(images: int, asked: int, enough: int) -> 
     assert 1 <= enough_workers(images) <= 16
 
 
+@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}])
+def test_torchs_threads_spin_less_unless_the_user_says_how_long(given: dict[str, str]) -> None:
+    code = "import os, sys, pipeline.extraction; print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
+    plain = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=plain | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", given.get("GOMP_SPINCOUNT", "1000")]
+
+
 def test_calls_side_by_side(files: list[Path]) -> None:
     some = [Wanted(path) for path in files]
     failures: list[BaseException] = []
