@@ -113,7 +113,7 @@ def extract(
         store: Number format in the cache: `float32` or `float16`.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         batch_size: Images, or views, in one pass through the base; at most the 128 of a shard.
-        workers: Threads that decode; as many as processors, at most 16, if not given.
+        workers: Processes that decode; as many as processors, at most 16, if not given.
         on_error: What unreadable images mean in the end: `fail` raises, `skip` leaves them out of the index.
         max_size: Bytes that the cache may take in all; what would grow beyond is refused before it is computed.
         progress: Told what happens.

@@ -125,6 +125,12 @@ def _workers() -> Iterator[None]:
 @contextmanager
 def _deaf_children() -> Iterator[None]:
     """Start processes whom Ctrl-C in a terminal, which reaches all of them, does not break off in their imports."""
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky.backend import resource_tracker as lokys
+
+    for tracker in (resource_tracker, lokys):
+        tracker.ensure_running()  # now, for whoever starts one lets the signal through again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it; here it only waits
     try:
         yield

@@ -47,8 +47,6 @@ from tests.faults.mutations import (
 from tests.faults.sandbox import WRITABLE, Damaged, Files, Kind, Reader
 
 MLP, KNN = "runs/mlp/seed-0000", "runs/knn/seed-0000"
-# What a base may take for images of a size that somebody made up, in a process that decodes and may have to start.
-COMPUTING: dict[str, float] = {"megabytes": 1500, "seconds": 60}
 CHECKPOINT, SPLIT = "training/.seed-0000.checkpoint.safetensors", "split.csv"
 
 
@@ -347,46 +345,43 @@ def _weights_of(name: str) -> Callable[[Random, Files], Files]:
     return damage
 
 
+def _computing(name: str, damage: Callable[[Random, Files], Damaged], readers: tuple[Reader, ...]) -> Kind:
+    """A base computes, on images of a size that somebody made up; a process that decodes them has to start."""
+    return Kind(name, damage, readers, guarded=False, megabytes=1500, seconds=60)
+
+
 RUN = (_run(MLP), _found, _stored, _model(MLP), _planned, _evaluated)
 PREDICTIONS = (_stored, _evaluated)
 
 KINDS = (
     Kind("recipe.json: bytes", _bytes_of("cache/recipe.json"), CACHE),
-    Kind(
+    _computing(
         "recipe.json: values, its checksums right again",
         _made_up_recipe,
         (*CACHE, _planned, _recomputed),
-        guarded=False,
-        **COMPUTING,
     ),
-    Kind(
+    _computing(
         "whole cache: made up",
         _made_up_cache,
         (*CACHE, _planned, _split, _recomputed),
-        guarded=False,
-        **COMPUTING,
     ),
     Kind("lock: bytes", _bytes_of("cache/.lock"), (_described, _verified), guarded=False),
     Kind("index.h5: bytes", _bytes_of("cache/index.h5"), (*CACHE, _planned), noticed=True),
     Kind("index.h5: bytes, sealed again", _resealed("index", structure=False), (*CACHE, _planned), guarded=False),
-    Kind(
+    _computing(
         "index.h5: structure, sealed again",
         _resealed("index", structure=True),
         (*CACHE, _planned, _recomputed),
-        guarded=False,
-        **COMPUTING,
     ),
     Kind("shard: bytes", _shard_bytes, CACHE, noticed=True),
     Kind("shard: bytes, sealed again", _resealed("shard", structure=False), CACHE, guarded=False),
     Kind("shard: structure, sealed again", _resealed("shard", structure=True), CACHE, guarded=False),
     Kind("run.json: bytes", _bytes_of(f"{MLP}/run.json"), RUN, guarded=False),
     Kind("run.json: values", _json_of(f"{MLP}/run.json"), RUN, guarded=False),
-    Kind(
+    _computing(
         "run.json: recipe, its digest right again",
         _made_up_recipe_of_run,
         (*RUN, _predicted),
-        guarded=False,
-        **COMPUTING,
     ),
     Kind("model.safetensors: bytes", _bytes_of(f"{MLP}/model.safetensors"), (_model(MLP),)),
     Kind(

@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from pipeline.errors import HeadError, RunError
 from pipeline.heads import HEADS, make_head
 from pipeline.heads.storage import load_head, load_model, save_head
+from pipeline.prediction import predict
 from pipeline.reading import file_digest
 from pipeline.run import Run
 
@@ -205,12 +206,14 @@ def test_a_damaged_model_is_refused_by_name(runs: Path, name: str, damage: Calla
         load_model(run)
 
 
-def test_the_model_of_another_seed_is_refused(runs: Path) -> None:
+def test_the_model_of_another_seed_is_refused(runs: Path, drawn: Path) -> None:
     first, second = (runs / "mlp" / f"seed-000{seed}" for seed in (0, 1))
     shutil.copy(model_of(first), model_of(second))
     load_head("mlp", second)
     with pytest.raises(RunError, match=r"seed-0001/model\.safetensors is not the model that was written"):
         load_model(Run.read(second))
+    with pytest.raises(RunError, match=r"seed-0001/model\.safetensors is not the model that was written"):
+        predict(second, drawn / "beach" / "beach00.png", device="cpu")
 
 
 def test_a_model_that_is_no_file_is_refused_and_not_waited_for(runs: Path) -> None:
