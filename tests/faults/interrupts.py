@@ -79,7 +79,7 @@ class Ended:
     @property
     def is_as_promised(self) -> bool:
         """Whether it said how to go on, and left nothing; not how long it took."""
-        told = self.said.splitlines()[-1:] == [STOPPED] and "Traceback" not in self.said
+        told = STOPPED in self.said.splitlines() and "Traceback" not in self.said
         return self.status == 130 and told and self.workers is not None and not self.left
 
 
