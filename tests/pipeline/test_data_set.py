@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_written_to_is_explained(site: Site, tmp_path: P
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets").chmod(0o555)
     try:
-        with powerless(), pytest.raises(NoRoom, match="could not be opened for writing: Permission denied"):
+        with powerless(), pytest.raises(NoRoom, match="could not be written: Permission denied"):
             obtain(data_at(site), tmp_path / "sets" / "small")
     finally:
         (tmp_path / "sets").chmod(0o700)
