@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.feature_cache import FeatureCache
+from cache.garbage import no_garbage
 from cache.index import read_listing
 from cache.lock import Holder, holder
 from cache.pruning import surplus, unfinished
@@ -28,6 +29,7 @@ class Description:
         source: The folder that the images were read from.
         skipped: (path, reason) of images that could not be read.
         shards: Number of shards.
+        packed: Number of those that are packed.
         features: Features in all shards, of all views.
         views: Number of views -> number of the images that have so many, most views first.
         unfinished: Features of images that the index does not know yet: their extraction has not finished.
@@ -49,6 +51,7 @@ class Description:
     source: str
     skipped: tuple[tuple[str, str], ...]
     shards: int
+    packed: int
     features: int
     views: Mapping[int, int]
     unfinished: int
@@ -66,11 +69,15 @@ def describe(path: Path | str) -> Description:
     Raises:
         CacheError: The folder is no cache, or a file of it is damaged.
     """
-    cache = FeatureCache.open(path)
+    with no_garbage():
+        return _describe(FeatureCache.open(path))
+
+
+def _describe(cache: FeatureCache) -> Description:
     # Before the shards: what a writer adds meanwhile then counts as unused for this moment, and nothing as missing.
     listing = read_listing(cache.path / "index.h5", cache.recipe) if cache.has_index() else None
     index = listing.index if listing else None
-    shards = cache.shards()
+    shards = cache.shards(listing)
     views = complete_views(shards)
     entries = index.entries if index else ()
     unneeded = surplus(shards, listing, cache.recipe) if listing else ()
@@ -87,6 +94,7 @@ def describe(path: Path | str) -> Description:
         source=index.images if index else "",
         skipped=index.skipped if index else (),
         shards=len(shards),
+        packed=sum(shard.packed for shard in shards),
         features=sum(len(shard.digests) for shard in shards),
         views=dict(sorted(Counter(views[entry.digest] for entry in entries).items(), reverse=True)),
         unfinished=len(new),

@@ -1,6 +1,7 @@
 """The feature cache: one folder with the features of one image set under one recipe."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from cache.atomic import remove_leftovers
 from cache.errors import CacheError
 from cache.files import Missing
-from cache.index import Index, read_index, write_index
+from cache.index import Index, Listing, read_index, write_index
 from cache.places import places, require_held
 from cache.recipe import Recipe, RecipeFile
 from cache.shard import Shard, complete_views, read_rows, read_shard, shard_paths, write_shard
@@ -25,12 +26,14 @@ class FeatureCache:
         path: The folder.
         recipe: What the features are; fixed for the life of the folder.
         made_from: What the recipe was made from (see `RecipeFile`).
+        compress: Whether shards that are added are packed; a cache may hold both kinds, of the same features.
     """
 
     def __init__(self, path: Path, recipe_file: RecipeFile) -> None:
         self.path = path
         self.recipe = recipe_file.recipe
         self.made_from = recipe_file.made_from
+        self.compress = False
 
     @classmethod
     def open(cls, path: Path | str) -> "FeatureCache":
@@ -63,16 +66,26 @@ class FeatureCache:
         """Remove what killed processes left unfinished; say how many files there were."""
         return sum(remove_leftovers(folder) for folder in (self.path, self.path / "shards"))
 
-    def shards(self) -> list[Shard]:
+    def shards(self, listing: Listing | None = None) -> list[Shard]:
         """Read what every shard holds, in the order of their names.
+
+        Args:
+            listing: What the index says, to be believed of those that it lists whole and whose files have their size.
 
         Raises:
             CacheError: A shard is damaged or of another recipe.
         """
+        known = listing.described(self.path / "shards") if listing else {}
+
+        def read(path: Path) -> Shard:
+            if listing and path.name in known and _size(path) == listing.whole[path.name].size:
+                return known[path.name]
+            return read_shard(path, self.recipe)
+
         while True:
             paths = shard_paths(self.path / "shards")
             try:
-                return [read_shard(path, self.recipe) for path in paths]
+                return list(map(read, paths))
             except Missing:
                 if shard_paths(self.path / "shards") == paths:
                     raise
@@ -90,7 +103,7 @@ class FeatureCache:
         Raises:
             NoRoom: The disk is full or read-only.
         """
-        return write_shard(self.path / "shards", self.recipe, digests, views, features, failures)
+        return write_shard(self.path / "shards", self.recipe, digests, views, features, failures, self.compress)
 
     def views(self) -> Counter[str]:
         """Return how many views of each image there are: digest -> n, where views 0 to n - 1 are all in the cache.
@@ -188,6 +201,11 @@ class FeatureCache:
                 with suppress(OSError):  # it went away meanwhile
                     size += Path(folder, name).lstat().st_size
         return size
+
+
+def _size(path: Path) -> int | None:
+    found = os.lstat(path) if os.path.lexists(path) else None
+    return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
 
 def is_cache(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -16,6 +17,13 @@ from cache.atomic import writing_file
 from cache.errors import ManyheadsError
 from cache.files import damaged, opened_file, unopened
 from cache.seal import SIZE, is_sealed, seal
+
+# How a packed dataset is written: gzip at its quickest, a row a chunk. Shuffled, features become larger, not smaller.
+PACKED = {"compression": "gzip", "compression_opts": 1}
+_PLAIN: tuple[list[int], ...] = ([], [h5py.h5z.FILTER_FLETCHER32])
+_PACKED = [h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]
+MOST_OUT_OF_ONE = 1032  # bytes that gzip can make of one
+CHECKSUM = 4  # bytes behind each chunk
 
 
 @contextmanager
@@ -93,16 +101,31 @@ class Dataset:
         name: Its name.
         shape: Its shape.
         dtype: Format of its numbers or texts.
+        packed: Whether its rows are packed, each a chunk.
     """
 
-    def __init__(self, name: str, found: h5py.h5d.DatasetID) -> None:
-        self.name, self._found = name, found
+    def __init__(self, name: str, found: h5py.h5d.DatasetID, packed: bool) -> None:
+        self.name, self._found, self.packed = name, found, packed
         self.shape: tuple[int, ...] = found.shape
         self.dtype: np.dtype[Any] = found.dtype
 
     def read_direct(self, out: npt.NDArray[Any]) -> None:
         """Read all of it into an array of its shape and format."""
-        self._found.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
+        if self.packed:
+            for row, place in enumerate(out):
+                place[...] = self._unpacked(row)
+        else:
+            self._found.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
+
+    def _unpacked(self, row: int) -> npt.NDArray[Any]:
+        # HDF5 would unpack all that a chunk holds, whatever its size should be.
+        mask, chunk = self._found.read_direct_chunk((row, *(0 for _ in self.shape[1:])))
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        unpacking = zlib.decompressobj()
+        numbers = unpacking.decompress(chunk[:-CHECKSUM], size + 1)
+        whole = mask == 0 and unpacking.eof and not unpacking.unused_data and len(numbers) == size
+        _require(whole, "row {} of {} is no packed row", row, self.name)
+        return np.frombuffer(numbers, self.dtype).reshape(self.shape[1:])
 
     def __getitem__(self, where: Any) -> Any:
         out = np.empty(self.shape, self.dtype)
@@ -110,11 +133,16 @@ class Dataset:
         return out[where]
 
 
-def dataset(file: h5py.File, name: str) -> Dataset:
+def dataset(file: h5py.File, name: str, *, packed: bool = False) -> Dataset:
     """Return a dataset that stands in this very file, each of its numbers once, as numbers or fixed-length text.
 
     What else HDF5 can do is refused: to look into other files, to load filters, to run through pointers without a
     checksum, to unpack more than there is, to give zeros for what was never written.
+
+    Args:
+        file: The file.
+        name: Its name there.
+        packed: Whether it may be packed, as `PACKED` says, and a row a chunk.
 
     Raises:
         ValueError: It is no such dataset.
@@ -124,16 +152,24 @@ def dataset(file: h5py.File, name: str) -> Dataset:
         _require(place.links.exists(part), "it has no {}", name)
         _require(place.links.get_info(part).type == h5py.h5l.TYPE_HARD, "{} is a link", name)
         place = (h5py.h5d if depth == len(parts) else h5py.h5g).open(place, part)
-    found, plan = Dataset(name, place), place.get_create_plist()
-    layout, kind = plan.get_layout(), found.dtype
+    plan = place.get_create_plist()
+    layout = plan.get_layout()
     _require(layout != h5py.h5d.VIRTUAL and not plan.get_external_count(), "{} lies in another file", name)
-    filters = {plan.get_filter(number)[0] for number in range(plan.get_nfilters())}
-    _require(filters <= {h5py.h5z.FILTER_FLETCHER32}, "{} is packed", name)
+    filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
+    _require(filters in _PLAIN or (packed and filters == _PACKED), "{} is packed", name)
+    found = Dataset(name, place, filters == _PACKED)
+    shape, kind = found.shape, found.dtype
     _require(kind.kind in "fiuS", "{} holds {}", name, kind)
-    needed = math.prod(found.shape) * kind.itemsize
-    chunk = math.prod(plan.get_chunk()) * kind.itemsize if layout == h5py.h5d.CHUNKED else 0
-    _require(max(needed, chunk) <= file.id.get_filesize(), "{} claims more than the file holds", name)
-    _require(place.get_storage_size() >= needed, "parts of {} were never written", name)
+    chunks = plan.get_chunk() if layout == h5py.h5d.CHUNKED else ()
+    needed, chunk = math.prod(shape) * kind.itemsize, math.prod(chunks) * kind.itemsize if chunks else 0
+    held, stored = file.id.get_filesize(), place.get_storage_size()
+    if found.packed:
+        _require(chunks == (1, *shape[1:]), "{} is packed in chunks {}", name, chunks)
+        _require(needed <= stored * MOST_OUT_OF_ONE and stored <= held, "{} claims more than the file holds", name)
+        _require(place.get_num_chunks() == shape[0], "parts of {} were never written", name)
+    else:
+        _require(max(needed, chunk) <= held, "{} claims more than the file holds", name)
+        _require(stored >= needed, "parts of {} were never written", name)
     return found
 
 

@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.files import Foreign, Missing
+from cache.garbage import no_garbage
 from cache.hdf5 import composed, dataset, unsealed, writable
+from cache.mapping import map_features
 from cache.places import places, require_held
 from cache.recipe import Recipe
 from cache.shard import Shard
 
 KIND = "index"
-WRITER = f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
+WRITER = f"manyheads 2, h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
 _SHARD = re.compile(r"[0-9a-f]{24}\.h5")
 
 
@@ -69,6 +73,13 @@ class Place(NamedTuple):
     row: int
 
 
+class Whole(NamedTuple):
+    """A shard of which the rows of an index say all that it holds: bytes of its file, and whether it is packed."""
+
+    size: int
+    packed: bool
+
+
 @dataclass(frozen=True)
 class Listing:
     """All that an index file says.
@@ -79,12 +90,26 @@ class Listing:
         shards: Names of the shards that there were when it was written, sorted. One that it does not name came later,
             from an extraction that has not finished.
         writer: What wrote the file: other versions write other bytes for the same listing.
+        whole: Those of the shards that hold what `rows` finds in them and nothing else, by name: what they hold is
+            known without opening them.
     """
 
     index: Index
     rows: tuple[Place, ...]
     shards: tuple[str, ...]
     writer: str
+    whole: Mapping[str, Whole] = field(default_factory=dict)
+
+    def described(self, folder: Path) -> dict[str, Shard]:
+        """Return what the shards that are listed whole hold, by name, as if they were read in CACHE/shards."""
+        held: dict[str, dict[int, str]] = {name: {} for name in self.whole}
+        for (name, row), entry in zip(self.rows, self.index.entries, strict=True):
+            if name in held:
+                held[name][row] = entry.digest
+        return {
+            name: Shard(folder / name, tuple(map(rows.__getitem__, sorted(rows))), (0,) * len(rows), {}, whole.packed)
+            for (name, whole), rows in zip(self.whole.items(), held.values(), strict=True)
+        }
 
 
 def write_index(
@@ -103,17 +128,33 @@ def write_index(
         CacheError: A feature stands in none of the shards.
         NoRoom: The disk is full or read-only.
     """
-    plain = [(entry.digest, 0) for entry in index.entries]
-    place = places(shards, plain)
-    require_held(place, plain, path.parent)
-    rows = tuple(Place(shards[number].path.name, row) for number, row in map(place.__getitem__, plain))
-    names = {shard.path.name for shard in shards} if known is None else {*known, *(place.shard for place in rows)}
-    with composed(path, KIND) as file:
-        fill(file, Listing(index, rows, tuple(sorted(names)), WRITER), recipe, shards)
+    with no_garbage():
+        plain = [(entry.digest, 0) for entry in index.entries]
+        place = places(shards, plain)
+        require_held(place, plain, path.parent)
+        rows = tuple(Place(shards[number].path.name, row) for number, row in map(place.__getitem__, plain))
+        names = {shard.path.name for shard in shards} if known is None else {*known, *(place.shard for place in rows)}
+        with composed(path, KIND) as file:
+            fill(file, Listing(index, rows, tuple(sorted(names)), WRITER, _whole(rows, shards)), recipe, shards)
+
+
+def _whole(rows: Iterable[Place], shards: Iterable[Shard]) -> dict[str, Whole]:
+    """Return the shards that hold nothing but what stands in rows of an index."""
+    drawn: dict[str, set[int]] = {}
+    for name, row in rows:
+        drawn.setdefault(name, set()).add(row)
+    whole: dict[str, Whole] = {}
+    for shard in shards:
+        if not shard.failures and drawn.get(shard.path.name) == set(range(len(shard.digests))):
+            with suppress(FileNotFoundError):  # somebody takes it away at this moment
+                whole[shard.path.name] = Whole(shard.path.stat().st_size, shard.packed)
+    return whole
 
 
 def fill(file: h5py.File, listing: Listing, recipe: Recipe, shards: Iterable[Shard]) -> None:
-    """Write all that stands in an index file. Whoever changes what this writes raises the format version.
+    """Write all that stands in an index file.
+
+    Whoever changes what this writes for the same listing raises the format version.
 
     Args:
         file: A new file.
@@ -121,7 +162,7 @@ def fill(file: h5py.File, listing: Listing, recipe: Recipe, shards: Iterable[Sha
         recipe: The cache's recipe.
         shards: Those that the listing looks into, and perhaps others.
     """
-    _map_features(file, listing.rows, recipe, {shard.path.name: len(shard.digests) for shard in shards})
+    map_features(file, listing.rows, recipe, {shard.path.name: len(shard.digests) for shard in shards})
     _write_for_others(file, listing.index)
     file["listing"] = np.bytes_(json.dumps(_as_dict(listing)))
 
@@ -178,6 +219,7 @@ def _as_dict(listing: Listing) -> dict[str, Any]:
         "parts": [entry.part for entry in index.entries],
         "shard": [number[place.shard] for place in listing.rows],
         "row": [place.row for place in listing.rows],
+        **({"whole": listing.whole} if listing.whole else {}),
     }
 
 
@@ -191,24 +233,31 @@ def _from_dict(values: Any) -> Listing:
     for name in ("writer", "recipe", "images"):
         _require(type(values[name]) is str, name)
     for name in ("classes", "skipped", "shards", "paths", "digests", "parts"):
-        _require(type(values[name]) is list and all(type(text) is str for text in values[name]), name)
+        _require(type(values[name]) is list and set(map(type, values[name])) <= {str}, name)
     for name in ("labels", "shard", "row"):
-        _require(type(values[name]) is list and all(type(number) is int for number in values[name]), name)
-    classes, skipped, names = values["classes"], values["skipped"], values["shards"]
+        _require(type(values[name]) is list and set(map(type, values[name])) <= {int}, name)
+    classes, skipped, names, whole = values["classes"], values["skipped"], values["shards"], values.get("whole", {})
     _require(all(map(_SHARD.fullmatch, names)), "shards")
-    _require(all(0 <= number < len(classes) for number in values["labels"]), "labels")
-    _require(all(0 <= number < len(names) for number in values["shard"]), "shard")
-    images = zip(values["paths"], values["labels"], values["digests"], values["parts"], strict=True)
+    for name, of in (("labels", classes), ("shard", names)):
+        _require(not values[name] or 0 <= min(values[name]) <= max(values[name]) < len(of), name)
+    _require(type(whole) is dict and whole.keys() <= set(names) and all(map(_is_whole, whole.values())), "whole")
+    images = zip(
+        values["paths"], map(classes.__getitem__, values["labels"]), values["digests"], values["parts"], strict=True
+    )
     index = Index(
-        entries=tuple(Entry(path, classes[label], digest, part) for path, label, digest, part in images),
+        entries=tuple(starmap(Entry, images)),
         classes=tuple(classes),
         skipped=tuple(zip(skipped[::2], skipped[1::2], strict=True)),
         images=values["images"],
         recipe_digest=values["recipe"],
     )
-    rows = tuple(Place(names[number], row) for number, row in zip(values["shard"], values["row"], strict=True))
+    rows = tuple(map(Place._make, zip(map(names.__getitem__, values["shard"]), values["row"], strict=True)))
     _require(len(rows) == len(index.entries), "rows")
-    return Listing(index, rows, tuple(names), values["writer"])
+    return Listing(index, rows, tuple(names), values["writer"], {name: Whole(*one) for name, one in whole.items()})
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, list) and list(map(type, value)) == [int, bool]
 
 
 def _require(condition: bool, name: str) -> None:
@@ -232,35 +281,3 @@ def _write_for_others(file: h5py.File, index: Index) -> None:
         columns["parts"] = [entry.part for entry in index.entries]
     for name, texts in columns.items():
         file.create_dataset(name, data=np.array(list(map(writable, texts)), dtype=object), dtype=h5py.string_dtype())
-
-
-def _map_features(file: h5py.File, rows: Sequence[Place], recipe: Recipe, sizes: Mapping[str, int]) -> None:
-    """Write the virtual dataset `features` over the shards; `sizes` says how many rows each of them has."""
-    # h5py's own create_virtual_dataset stores the time, and the same content would not be the same bytes.
-    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    settings.set_obj_track_times(False)
-    # NaN, so that a shard that went missing can never pass for zeros.
-    settings.set_fill_value(np.array([np.nan], dtype=recipe.storage))
-    space = h5py.h5s.create_simple((len(rows), recipe.dimension))
-    for start, stop, shard, row in _stretches(rows):
-        count = (stop - start, recipe.dimension)
-        space.select_hyperslab((start, 0), count)
-        source = h5py.h5s.create_simple((sizes[shard], recipe.dimension))
-        source.select_hyperslab((row, 0), count)
-        settings.set_virtual(space, f"shards/{shard}".encode(), b"features", source)
-    space.select_all()
-    kind = h5py.h5t.py_create(np.dtype(recipe.storage))
-    h5py.h5d.create(file.id, b"features", kind, space, settings)
-
-
-def _stretches(where: Sequence[Place]) -> list[tuple[int, int, str, int]]:
-    """Join neighbouring rows: (start, stop, shard, first row in the shard) for each unbroken stretch."""
-    joined: list[tuple[int, int, str, int]] = []
-    for position, (shard, row) in enumerate(where):
-        if joined:
-            start, stop, last_shard, first = joined[-1]
-            if shard == last_shard and row == first + stop - start:
-                joined[-1] = (start, stop + 1, shard, first)
-                continue
-        joined.append((position, position + 1, shard, row))
-    return joined

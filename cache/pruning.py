@@ -11,12 +11,13 @@ import numpy as np
 from cache.atomic import human_size, remove_file
 from cache.errors import ManyheadsError
 from cache.feature_cache import FeatureCache
+from cache.garbage import no_garbage
 from cache.index import Listing, read_listing, write_index
 from cache.lock import writing
 from cache.places import places, require_held
 from cache.progress import Steps, unwatched
 from cache.recipe import Recipe
-from cache.shard import Shard, read_rows
+from cache.shard import Shard, read_rows, write_shard
 
 # Shards are rewritten in rounds, each with an index of its own: at most so many, so that no more than a twentieth of
 # what is rewritten lies there twice; and none smaller than so many shards.
@@ -72,7 +73,7 @@ class Surplus:
         rows: Its rows that are needed.
         failures: Its failures that are needed: digest -> reason.
         copies: Whether it has rows that stand in a shard before it as well.
-        size: Bytes that are free, at least, once it is replaced by what is needed of it.
+        size: Bytes that are free, at least, once it is replaced by what is needed of it; about, if it is packed.
     """
 
     shard: Shard
@@ -139,9 +140,7 @@ def surplus(shards: Sequence[Shard], listing: Listing, recipe: Recipe) -> list[S
         told.update(failures)
         if len(rows) == len(shard.digests) and len(failures) == len(shard.failures):
             continue
-        # Of rows the numbers alone: names and checksums make up for what the index may grow.
-        dropped = len(shard.digests) - len(rows)
-        size = dropped * recipe.row_bytes if rows or failures else _size(shard.path)
+        size = _freed(shard, len(rows), recipe) if rows or failures else _size(shard.path)
         found.append(Surplus(shard, rows, failures, len(rows) < len(needed), size))
     # First what goes just so: its room is had without writing anything. Then the copies, later shards before earlier
     # ones: two machines may have computed a row with other last bits, and while the shard that is read is replaced by
@@ -203,16 +202,17 @@ class _Plan:
 
     def __init__(self, cache: FeatureCache, max_size: int | None) -> None:
         self.cache, self.max_size = cache, max_size
-        self.listing = read_listing(cache.path / "index.h5", cache.recipe)
-        shards = cache.shards()
-        plain = [(entry.digest, 0) for entry in self.listing.index.entries]
-        require_held(places(shards, plain), plain, cache.path)
-        self.standing = {shard.path.name: shard for shard in shards}
-        self.unfinished = unfinished(shards, self.listing)
-        self.features = sum(len(shard.digests) for shard in shards)
-        self.size = cache.size()
-        self.surplus = surplus(shards, self.listing, cache.recipe)
-        self.chosen = self._enough(self.surplus)
+        with no_garbage():
+            self.listing = read_listing(cache.path / "index.h5", cache.recipe)
+            shards = cache.shards()
+            plain = [(entry.digest, 0) for entry in self.listing.index.entries]
+            require_held(places(shards, plain), plain, cache.path)
+            self.standing = {shard.path.name: shard for shard in shards}
+            self.unfinished = unfinished(shards, self.listing)
+            self.features = sum(len(shard.digests) for shard in shards)
+            self.size = cache.size()
+            self.surplus = surplus(shards, self.listing, cache.recipe)
+            self.chosen = self._enough(self.surplus)
 
     @property
     def announcement(self) -> str:
@@ -285,9 +285,18 @@ class _Plan:
         shard, rows = one.shard, list(one.rows)
         features = np.empty((len(shard.digests), self.cache.recipe.dimension), dtype=self.cache.recipe.storage)
         read_rows(shard, features)
-        return self.cache.add_shard(
-            [shard.digests[row] for row in rows], [shard.views[row] for row in rows], features[rows], one.failures
+        digests, views = [shard.digests[row] for row in rows], [shard.views[row] for row in rows]
+        return write_shard(
+            shard.path.parent, self.cache.recipe, digests, views, features[rows], one.failures, shard.packed
         )
+
+
+def _freed(shard: Shard, kept: int, recipe: Recipe) -> int:
+    """Return the bytes that are free once a shard is replaced by one with so many of its rows."""
+    # Of rows the numbers alone: names and checksums make up for what the index may grow.
+    dropped = len(shard.digests) - kept
+    plain = dropped * recipe.row_bytes
+    return min(plain, _size(shard.path) * dropped // len(shard.digests)) if shard.packed else plain
 
 
 def _size(path: Path) -> int:

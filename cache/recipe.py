@@ -35,7 +35,7 @@ class Recipe:
         dimension: Numbers in one feature.
         views: How views 1, 2, … of an image are drawn. How many there are is no part of a recipe: a feature does not
             depend on how many others exist.
-        precision: Arithmetic of the base: fp32, bf16 or fp16.
+        precision: Arithmetic of the base: fp32, tf32, bf16 or fp16.
         storage: Number format in the shards: float32 or float16.
         format_version: Version of the cache's own layout.
         weights: Where the weights came from, for a person to read; not part of the digest, since the

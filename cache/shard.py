@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from cache.files import Foreign, Unopened, unopened
-from cache.hdf5 import Dataset, attribute, composed, dataset, opened, unsealed, writable
+from cache.hdf5 import PACKED, Dataset, attribute, composed, dataset, opened, unsealed, writable
 from cache.recipe import Recipe
 
 # Rows a shard: what a kill can cost at most. 128 rows of VGG16 are 12.8 MB and about half a minute on two cores.
@@ -31,12 +32,14 @@ class Shard:
         digests: SHA-256 of the image file's bytes, one a row.
         views: Number of the view, one a row: 0 is the evaluation transform.
         failures: Digest -> reason, of images that were planned for this shard and could not be read.
+        packed: Whether its features are packed.
     """
 
     path: Path
     digests: tuple[str, ...]
     views: tuple[int, ...]
     failures: Mapping[str, str]
+    packed: bool = False
 
 
 def write_shard(
@@ -46,6 +49,7 @@ def write_shard(
     views: Sequence[int],
     features: npt.NDArray[np.floating],
     failures: Mapping[str, str],
+    compress: bool = False,
 ) -> Shard:
     """Write one shard under its final name, complete and synced.
 
@@ -56,20 +60,25 @@ def write_shard(
         views: Number of each row's view, (n,), each at most 65535.
         features: (n, D), in any float format; stored in the recipe's.
         failures: Digest -> reason of the planned images that gave no row.
+        compress: Whether the features are packed, which they can be in up to `SHARD_ROWS` rows.
 
     Raises:
-        ValueError: The features are not n rows of D finite numbers in the recipe's format.
+        ValueError: The features are not n rows of D finite numbers in the recipe's format, or too many to be packed.
         NoRoom: The disk is full or read-only.
     """
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(features, dtype=recipe.storage)
     if stored.shape != (len(digests), recipe.dimension) or not np.isfinite(stored).all():
         raise ValueError(f"{stored.shape} {recipe.storage} numbers are not {len(digests)} finite features")
+    if compress and len(digests) > SHARD_ROWS:
+        raise ValueError(f"{len(digests)} rows are too many for one packed shard, which has up to {SHARD_ROWS}")
+    packed = compress and stored.size > 0
     reasons = {digest: writable(reason) for digest, reason in failures.items()}
     path = folder / _name(recipe.digest, digests, views, failures)
     with composed(path, KIND) as file:
         file.attrs["recipe"] = np.bytes_(recipe.digest)
-        _write(file, "features", stored, (1, recipe.dimension))  # a row a chunk: any row costs one read
+        # A row a chunk: any row costs one read.
+        _write(file, "features", stored, (1, recipe.dimension), **(PACKED if packed else {}))
         _write(file, "digests", np.array(digests, dtype=DIGEST))
         _write(file, "views", np.array(views, dtype=VIEW))
         if reasons:
@@ -77,7 +86,7 @@ def write_shard(
             texts = [reason.encode() for reason in reasons.values()]
             kind = h5py.string_dtype("utf-8", max(map(len, texts)) or 1)
             _write(file, "failures/reasons", np.array(texts, dtype=kind))
-    return Shard(path, tuple(digests), tuple(views), reasons)
+    return Shard(path, tuple(digests), tuple(views), reasons, packed)
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -159,7 +168,9 @@ def _listed(file: h5py.File, path: Path, recipe: Recipe) -> Shard:
         )
     # Interned, since the rows of many views have few different digests.
     digests = tuple(map(sys.intern, _texts(file, "digests")))
-    _require_shape(dataset(file, "features"), (len(digests), recipe.dimension), recipe.storage)
+    features = _require_shape(dataset(file, "features", packed=True), (len(digests), recipe.dimension), recipe.storage)
+    if features.packed and len(digests) > SHARD_ROWS:
+        raise ValueError(f"it has {len(digests)} packed rows")
     views = tuple(_require_shape(dataset(file, "views"), (len(digests),), VIEW)[:].tolist())
     failures: dict[str, str] = {}
     if file.id.links.exists(b"failures"):
@@ -167,11 +178,11 @@ def _listed(file: h5py.File, path: Path, recipe: Recipe) -> Shard:
     name = _name(found, digests, views, failures)
     if path.name != name:
         raise ValueError(f"it holds what belongs into {name}")
-    return Shard(path, digests, views, failures)
+    return Shard(path, digests, views, failures, features.packed)
 
 
 def _read_rows(file: h5py.File, out: npt.NDArray[np.floating]) -> None:
-    features = _require_shape(dataset(file, "features"), out.shape, out.dtype)
+    features = _require_shape(dataset(file, "features", packed=True), out.shape, out.dtype)
     if out.size:
         features.read_direct(out)
     bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
@@ -201,10 +212,16 @@ def _way(path: Path) -> str:
     return f"`{repair}`, then the same `manyheads extract` again: only the images that it held are computed anew."
 
 
-def _write(file: h5py.File, name: str, values: npt.NDArray[np.generic], chunks: tuple[int, ...] | None = None) -> None:
+def _write(
+    file: h5py.File,
+    name: str,
+    values: npt.NDArray[np.generic],
+    chunks: tuple[int, ...] | None = None,
+    **packing: Any,
+) -> None:
     """Write an array so that HDF5 refuses a flipped byte of it."""
     chunks = (chunks or values.shape) if values.size else None  # what is empty has no chunks
-    file.create_dataset(name, data=values, chunks=chunks, fletcher32=chunks is not None)
+    file.create_dataset(name, data=values, chunks=chunks, fletcher32=chunks is not None, **packing)
 
 
 def _texts(file: h5py.File, name: str) -> list[str]:

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.progress import SILENT, Progress
 from pipeline.reading import BLOCK, open_regular
 
 AT_ONCE = 1024  # files that wait for a thread: each takes some memory
+TOGETHER = 8  # files that a thread reads before it tells: to hand over a single small one takes longer than to read it
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -123,13 +125,14 @@ def fingerprint(images: ImageSet, workers: int | None = None, progress: Progress
         with progress.steps("reading", len(images.images), "images") as advance:
             for start in range(0, len(images.images), AT_ONCE):
                 files = images.images[start : start + AT_ONCE]
-                digests = pool.map(lambda image: _digest(images.root / image.path), files)
-                for image, (digest, reason) in zip(files, digests, strict=True):
-                    if reason:
-                        unreadable.append((image.path, reason))
-                    else:
-                        entries.append(Entry(image.path, image.label, digest, image.part))
-                    advance(1)
+                groups = [files[first : first + TOGETHER] for first in range(0, len(files), TOGETHER)]
+                for group, digests in zip(groups, pool.map(partial(_digests, images.root), groups), strict=True):
+                    for image, (digest, reason) in zip(group, digests, strict=True):
+                        if reason:
+                            unreadable.append((image.path, reason))
+                        else:
+                            entries.append(Entry(image.path, image.label, digest, image.part))
+                    advance(len(group))
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the files that are still to be read
     return Fingerprints(tuple(entries), tuple(sorted(unreadable)))
@@ -156,6 +159,10 @@ def require_apart(images: Path, folder: Path, what: str) -> None:
 def digest_of(data: bytes) -> str:
     """Return the SHA-256 of an image file's bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _digests(root: Path, images: Sequence[ImageFile]) -> list[tuple[str, str]]:
+    return [_digest(root / image.path) for image in images]
 
 
 def _digest(path: Path) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cache import CacheError, Entry, FeatureCache, Index
+from cache.garbage import no_garbage
 from cache.index import Listing, read_listing
 from cache.shard import SHARD_ROWS, held_views, shard_paths
 from pipeline.image_set import Fingerprints, ImageSet
@@ -62,12 +63,13 @@ class Survey:
     """
 
     def __init__(self, cache: FeatureCache, images: ImageSet, found: Fingerprints, wanted: Wanted) -> None:
-        shards = cache.shards()
         self.cache, self.images, self.found, self.wanted = cache, images, found, wanted
-        self._listing = _listing_before(cache)
-        self.before = self._listing.index if self._listing else None
-        self.failed_before = {digest for shard in shards for digest in shard.failures}
-        self._held = held_views(shards)
+        with no_garbage():
+            shards = cache.shards()
+            self._listing = _listing_before(cache)
+            self.before = self._listing.index if self._listing else None
+            self.failed_before = {digest for shard in shards for digest in shard.failures}
+            self._held = held_views(shards)
 
     def index(self, failures: Mapping[str, str]) -> Index:
         """Make the index of all images but those whose digest has failed: digest -> reason."""

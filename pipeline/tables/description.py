@@ -24,6 +24,8 @@ def show_description(result: "Description", console: Console) -> None:
     if result.finished:
         state = f"{counted(result.images, 'image')} of {len(result.classes)} classes"
     held = f"{counted(result.features, 'feature')} in {counted(result.shards, 'shard')}"
+    if result.packed:
+        held += f" ({result.packed} of them packed)"
     print_lines(console, [f"{result.path}: {state}, {held}, {human_size(result.size)}"])
     facts = {}
     if result.finished:

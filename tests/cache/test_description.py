@@ -1,5 +1,6 @@
 """`cache info` counts what is there."""
 
+import gc
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,40 @@ def test_no_feature_is_read(cache: FeatureCache) -> None:
         data[file["features"].id.get_chunk_info(0).byte_offset] ^= 1
     path.write_bytes(data)
     assert describe(cache.path) == before
+
+
+def test_a_shard_that_the_index_lists_whole_is_not_opened_while_it_has_its_size(tmp_path: Path) -> None:
+    cache = FeatureCache.create(tmp_path / "cache", RECIPE, {})
+    path = cache.add_shard([digest(n) for n in range(4)], [0] * 4, rows(4), {}).path
+    cache.write_index(index_of([digest(n) for n in (1, 3, 0, 2)], ["a", "b", "a", "b"]))
+    before, size = describe(cache.path), path.stat().st_size
+    assert (before.shards, before.features, before.views, before.unused) == (1, 4, {1: 4}, 0)
+    path.write_bytes(bytes(size))
+    assert describe(cache.path) == before
+    path.write_bytes(bytes(size + 1))
+    with pytest.raises(CacheError, match="is damaged"):
+        describe(cache.path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CacheError, match="is a folder"):
+        describe(cache.path)
+    path.rmdir()
+    gone = describe(cache.path)
+    assert (gone.shards, gone.features, gone.views) == (0, 0, {0: 4})
+
+
+def test_garbage_is_looked_for_again_afterwards(cache: FeatureCache, tmp_path: Path) -> None:
+    describe(cache.path)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        describe(cache.path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    with pytest.raises(CacheError):
+        describe(tmp_path / "nothing")
+    assert gc.isenabled()
 
 
 def test_damage_is_refused(cache: FeatureCache, tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ def smallest(tmp_path: Path) -> FeatureCache:
     return make(tmp_path / "smallest", images=(1, 0))
 
 
+@pytest.fixture
+def packed(tmp_path: Path) -> FeatureCache:
+    """The same, packed."""
+    return make(tmp_path / "packed", images=(1, 0), compress=True)
+
+
 # Every byte of a file, damaged one after the other in a process of its own, which must neither hang nor grow.
 DAMAGED = """
 import resource, sys
@@ -92,6 +98,12 @@ def cut_at_each_length(folder: Path, path: Path) -> int:
 def test_a_flipped_bit_in_any_byte_of_a_shard_is_found_and_never_read(smallest: FeatureCache) -> None:
     path = smallest.shards()[0].path
     assert in_a_process(flip_each_byte, smallest, path) == path.stat().st_size
+
+
+def test_a_flipped_bit_in_any_byte_of_a_packed_shard_is_found_and_never_read(packed: FeatureCache) -> None:
+    path = packed.shards()[0].path
+    assert packed.shards()[0].packed
+    assert in_a_process(flip_each_byte, packed, path) == path.stat().st_size
 
 
 def test_a_flipped_bit_in_any_byte_of_the_index_is_found_and_never_read(smallest: FeatureCache) -> None:

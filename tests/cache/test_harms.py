@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,25 @@ def not_finite(value: float) -> Harm:
     return exchanged("features", features)
 
 
+def packed_otherwise(values: np.ndarray, **options: object) -> Harm:
+    def change(file: h5py.File) -> None:
+        del file["features"]
+        options.setdefault("chunks", (1, 3))
+        file.create_dataset("features", data=values, compression="gzip", fletcher32=True, **options)
+
+    return lambda cache: changed(cache, change)
+
+
+def packed_too_large(cache: FeatureCache) -> Path:
+    def change(file: h5py.File) -> None:
+        del file["features"]
+        packed_rows = file.create_dataset("features", (3, 3), "f4", chunks=(1, 3), compression="gzip", fletcher32=True)
+        packed_rows[:] = FEATURES[3:]
+        packed_rows.id.write_direct_chunk((1, 0), zlib.compress(bytes(2**20)) + bytes(4))
+
+    return changed(cache, change)
+
+
 def from_another_file(cache: FeatureCache) -> Path:
     def change(file: h5py.File) -> None:
         del file["features"]
@@ -211,6 +231,10 @@ HARMS: dict[str, tuple[Harm, str, bool]] = {
     "numbers for digests": (exchanged("digests", np.zeros(3)), "is damaged (digests holds (3,) float64", True),
     "NaN": (not_finite(np.nan), "is damaged (its row 1 is not finite", True),
     "infinity": (not_finite(-np.inf), "is damaged (its row 1 is not finite", True),
+    "packed and shuffled": (packed_otherwise(FEATURES[3:], shuffle=True), "is damaged (features is packed", True),
+    "packed all in one": (packed_otherwise(FEATURES[3:], chunks=(3, 3)), "is damaged (features is packed in", True),
+    "packed rows less": (packed_otherwise(FEATURES[3:5]), "is damaged (its features are (2, 3) float32", True),
+    "a packed row that is too large": (packed_too_large, "is damaged (row 1 of features is no packed row", True),
     "features of another file": (from_another_file, "is damaged (features is a link", True),
     "drawn from another file": (drawn_from_another_file, "is damaged (features lies in another file", True),
     "an index of no bytes": (emptied_index, "is damaged (its seal as an index is broken)", True),

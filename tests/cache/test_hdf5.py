@@ -2,17 +2,20 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
 from cache.errors import CacheError
-from cache.hdf5 import attribute, composed, composing, dataset, opened, unsealed
+from cache.hdf5 import CHECKSUM, PACKED, attribute, composed, composing, dataset, opened, unsealed
 from cache.seal import SIZE, seal
 from tests.cache.test_files import patience  # noqa: F401 - a fixture
 
@@ -197,6 +200,85 @@ def test_no_memory_is_taken_for_what_a_header_claims(path: Path, change: Callabl
         change(file, path)
     done = subprocess.run([sys.executable, "-c", BOUNDED, str(path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 16_000  # kilobytes; each of them claims twice as many or more
+
+
+ROWS = np.maximum(np.random.default_rng(0).normal(-1, 1, (3, 1000)), 0)
+
+
+def pack(file: h5py.File, **options: Any) -> h5py.Dataset:
+    """Replace `data` by packed rows, or by what is packed in another way."""
+    del file["data"]
+    options = {"data": ROWS, "chunks": (1, 1000), "fletcher32": True, **PACKED} | options
+    return file.create_dataset("data", **options)
+
+
+def with_a_chunk(data: bytes, mask: int = 0) -> Callable[[h5py.File], None]:
+    """Put something else into the place of the second row."""
+    return lambda file: pack(file).id.write_direct_chunk((1, 0), data + bytes(CHECKSUM), mask)
+
+
+def unpacked_too_large(file: h5py.File) -> None:
+    del file["data"]
+    options = {"chunks": (1, 2**24), "fletcher32": True, "compression": "gzip"}
+    file.create_dataset("data", (100, 2**24), "f8", **options)[0, 0] = 1
+
+
+def row_left_out(file: h5py.File) -> None:
+    del file["data"]
+    options = {"chunks": (1, 1000), "fletcher32": True, "compression": "gzip"}
+    file.create_dataset("data", (3, 1000), "f8", **options)[:2] = ROWS[:2]
+
+
+PACKED_OTHERWISE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "shuffled": (lambda file: pack(file, shuffle=True), "data is packed"),
+    "without a checksum": (lambda file: pack(file, fletcher32=False), "data is packed"),
+    "lzf": (lambda file: pack(file, compression="lzf", compression_opts=None), "data is packed"),
+    "rounded": (lambda file: pack(file, scaleoffset=3, fletcher32=False), "data is packed"),
+    "two rows a chunk": (lambda file: pack(file, chunks=(2, 1000)), "data is packed in chunks (2, 1000)"),
+    "half a row a chunk": (lambda file: pack(file, chunks=(1, 500)), "data is packed in chunks (1, 500)"),
+    "more than gzip can make": (unpacked_too_large, "data claims more than the file holds"),
+    "a row that is not there": (row_left_out, "parts of data were never written"),
+    "no gzip": (with_a_chunk(b"no gzip"), ""),
+    "a row that is too long": (with_a_chunk(zlib.compress(bytes(2**24))), "row 1 of data is no packed row"),
+    "a row that is too short": (with_a_chunk(zlib.compress(bytes(7999))), "row 1 of data is no packed row"),
+    "a row that is cut off": (with_a_chunk(zlib.compress(bytes(8000))[:-1]), "row 1 of data is no packed row"),
+    "a row with more behind it": (with_a_chunk(zlib.compress(bytes(8000)) + b"\0"), "row 1 of data is no packed row"),
+    "a row that is not packed": (with_a_chunk(bytes(8000), 1), ""),
+}
+
+
+@pytest.mark.parametrize("name", PACKED_OTHERWISE)
+def test_only_what_is_packed_as_a_cache_does_is_unpacked(path: Path, name: str) -> None:
+    change, said = PACKED_OTHERWISE[name]
+    with h5py.File(path, "r+") as file:
+        change(file)
+    sealed_again(path, "shard")
+    with (
+        pytest.raises(CacheError, match=rf"{path} is damaged \(.*{re.escape(said)}.*\)\. Do this\."),
+        unsealed(path, "shard", MEND) as file,
+    ):
+        dataset(file, "data", packed=True)[...]
+
+
+def test_packed_rows_are_read_where_they_may_be_packed(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        pack(file)
+    with opened(path, MEND) as file:
+        np.testing.assert_array_equal(dataset(file, "data", packed=True)[...], ROWS)
+        assert dataset(file, "data", packed=True).packed
+        assert not dataset(file, "folder/text", packed=True).packed
+    with pytest.raises(CacheError, match="data is packed"), opened(path, MEND) as file:
+        dataset(file, "data")
+
+
+UNPACKED = BOUNDED.replace('"data")', '"data", packed=True)')
+
+
+def test_a_row_that_unpacks_to_more_than_it_should_takes_no_memory(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        with_a_chunk(zlib.compress(bytes(2**28)))(file)
+    done = subprocess.run([sys.executable, "-c", UNPACKED, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 16_000  # kilobytes; it would be 262,144
 
 
 def test_a_seal_is_checked_before_hdf5_sees_a_byte(path: Path) -> None:

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 
 from cache.errors import CacheError, NoRoom
 from cache.feature_cache import FeatureCache
-from cache.index import Entry, Index, read_index, write_index
+from cache.hdf5 import composed
+from cache.index import KIND, Entry, Index, fill, read_index, read_listing, write_index
 from cache.shard import write_shard
+from cache.verification import verify
 from tests.cache.test_hdf5 import sealed_again
 from tests.cache.test_shard import RECIPE, digest, rows
 
@@ -276,6 +278,69 @@ def test_a_listing_of_other_values_is_refused(cache: FeatureCache, change: dict[
         listed(path, np.bytes_(json.dumps(values)))
         with pytest.raises(CacheError, match=r"index\.h5 is damaged .* it rewrites the index from the shards"):
             cache.index()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        [],
+        {"0" * 24 + ".h5": [1, False]},  # not among the shards
+        {"NAME": [1]},
+        {"NAME": [1, 0]},
+        {"NAME": [True, True]},
+        {"NAME": ["1", True]},
+        {"NAME": {"size": 1}},
+        {"NAME": None},
+    ],
+    ids=str,
+)
+def test_other_words_on_whole_shards_are_refused(cache: FeatureCache, change: Any) -> None:
+    path, name = cache.path / "index.h5", cache.shards()[0].path.name
+    with h5py.File(path) as file:
+        values = json.loads(file["listing"][()])
+    assert name in values["whole"]
+    change = {name if key == "NAME" else key: value for key, value in change.items()} if change else change
+    listed(path, np.bytes_(json.dumps(values | {"whole": change})))
+    with pytest.raises(CacheError, match=r"index\.h5 is damaged .*its whole are not what an index lists"):
+        cache.index()
+
+
+def test_shards_that_hold_nothing_else_are_listed_whole(tmp_path: Path) -> None:
+    cache = FeatureCache.create(tmp_path / "cache", RECIPE, {})
+    contents: dict[str, tuple[list[int], list[int], dict[str, str]]] = {
+        "whole": ([0, 1], [0, 0], {}),
+        "with a row that is not used": ([2, 9], [0, 0], {}),
+        "with a view": ([3, 3], [0, 1], {}),
+        "with a failure": ([4], [0], {digest(8): "torn"}),
+        "a row that stands in a shard before or after": ([0], [0], {}),
+    }
+    made = {
+        what: cache.add_shard([digest(image) for image in images], views, rows(len(images)), failures)
+        for what, (images, views, failures) in contents.items()
+    }
+    cache.write_index(index_of([digest(n) for n in (4, 1, 3, 2, 0, 1)], list("aabbab")))
+    listing = read_listing(cache.path / "index.h5", RECIPE)
+    (copy, whole) = (made.pop("a row that stands in a shard before or after"), made["whole"])
+    expected = {whole.path.name: whole} if whole.path.name < copy.path.name else {copy.path.name: copy}
+    assert listing.described(cache.path / "shards") == expected
+    assert {name: one.size for name, one in listing.whole.items()} == {
+        name: shard.path.stat().st_size for name, shard in expected.items()
+    }
+    assert cache.shards(listing) == cache.shards()
+    assert verify(cache.path).sound
+
+
+def test_an_index_that_lists_no_shard_whole_is_read_and_sound(cache: FeatureCache) -> None:
+    # As the first versions of this format wrote it.
+    path, listing = cache.path / "index.h5", read_listing(cache.path / "index.h5", RECIPE)
+    assert listing.whole
+    old = replace(listing, whole={})
+    with composed(path, KIND) as file:
+        fill(file, old, RECIPE, cache.shards())
+    assert read_listing(path, RECIPE) == old
+    assert verify(cache.path).sound
+    with h5py.File(path) as file:
+        assert "whole" not in json.loads(file["listing"][()])
 
 
 def test_strings_that_somebody_made_up_are_not_looked_at(cache: FeatureCache) -> None:

@@ -22,6 +22,7 @@ from cache.errors import CacheError
 from cache.recipe import Recipe
 from cache.seal import SIZE, seal
 from cache.shard import (
+    SHARD_ROWS,
     Shard,
     check_shard,
     complete_views,
@@ -59,8 +60,10 @@ def shard(tmp_path: Path) -> Shard:
 names = st.integers(0, 99).map(digest)
 
 
-@given(data=st.data(), width=st.sampled_from([16, 32]))
-def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, width: Literal[16, 32]) -> None:
+@given(data=st.data(), width=st.sampled_from([16, 32]), compress=st.booleans())
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, width: Literal[16, 32], compress: bool
+) -> None:
     storage = f"float{width}"
     recipe = replace(RECIPE, storage=storage)
     keys = data.draw(st.lists(st.tuples(names, st.integers(0, 65535)), max_size=5, unique=True))
@@ -71,11 +74,11 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObjec
     )
     digests, views = [name for name, _ in keys], [view for _, view in keys]
     folder = tmp_path_factory.getbasetemp() / "cache" / "shards"
-    written = write_shard(folder, recipe, digests, views, features, failures)
+    written = write_shard(folder, recipe, digests, views, features, failures, compress)
     assert shard_paths(folder).count(written.path) == 1
     again = read_shard(written.path, recipe)
     assert again == check_shard(written.path, recipe) == written
-    assert written == Shard(written.path, tuple(digests), tuple(views), failures)
+    assert written == Shard(written.path, tuple(digests), tuple(views), failures, compress and bool(keys))
     assert content(again, recipe).dtype == storage
     assert content(again, recipe).tobytes() == features.tobytes()  # -0.0 is not 0.0
 
@@ -139,6 +142,51 @@ def test_a_shard_opens_with_plain_h5py(shard: Shard) -> None:
         assert file["views"][:].tolist() == [0, 0, 300, 65535]
         assert (file["views"].dtype, file["views"].fletcher32) == (np.uint16, True)
         assert file.attrs["recipe"] == RECIPE.digest.encode()
+
+
+def sparse(count: int, dimension: int) -> npt.NDArray[np.float32]:
+    """Features as a ReLU leaves them."""
+    numbers = np.random.default_rng(0).normal(-1, 1, (count, dimension)).astype(np.float32)
+    return np.maximum(numbers, 0, out=numbers)
+
+
+def test_a_packed_shard_has_the_same_name_and_rows_and_takes_less_room(tmp_path: Path) -> None:
+    recipe, features = replace(RECIPE, dimension=5000), sparse(20, 5000)
+    digests = [digest(n) for n in range(20)]
+    plain = write_shard(tmp_path / "plain", recipe, digests, [0] * 20, features, {digest(77): "torn"})
+    packed = write_shard(tmp_path / "packed", recipe, digests, [0] * 20, features, {digest(77): "torn"}, compress=True)
+    assert (plain.packed, packed.packed) == (False, True)
+    assert packed == replace(plain, path=packed.path, packed=True) == read_shard(packed.path, recipe)
+    assert packed.path.name == plain.path.name
+    np.testing.assert_array_equal(content(packed, recipe), features)
+    assert packed.path.stat().st_size < 0.4 * plain.path.stat().st_size
+    with h5py.File(packed.path) as file:  # without a plugin
+        np.testing.assert_array_equal(file["features"][3], features[3])
+        assert file["features"].chunks == (1, 5000)
+        assert (file["features"].compression, file["features"].fletcher32) == ("gzip", True)
+
+
+def test_a_packed_shard_has_no_more_rows_than_a_shard_should_have(tmp_path: Path) -> None:
+    digests, features = [digest(n) for n in range(SHARD_ROWS + 1)], rows(SHARD_ROWS + 1)
+    with pytest.raises(ValueError, match="129 rows are too many for one packed shard, which has up to 128"):
+        write_shard(tmp_path, RECIPE, digests, [0] * len(digests), features, {}, compress=True)
+    assert list(tmp_path.iterdir()) == []
+    shard = write_shard(tmp_path, RECIPE, digests, [0] * len(digests), features, {})
+    with h5py.File(shard.path, "r+") as file:  # made up
+        del file["features"]
+        file.create_dataset("features", data=features, chunks=(1, 32), compression="gzip", fletcher32=True)
+    with pytest.raises(CacheError, match=r"it has 129 packed rows"):
+        read_shard(shard.path, RECIPE)
+
+
+def test_what_cannot_be_packed_grows_by_less_than_what_is_reckoned_for_a_row(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 2**31, (4, 25088)).astype(np.uint32) & 0xBFFFFFFF
+    recipe, features = replace(RECIPE, dimension=25088), noise.view(np.float32)
+    digests = [digest(n) for n in range(4)]
+    plain = write_shard(tmp_path / "plain", recipe, digests, [0] * 4, features, {})
+    packed = write_shard(tmp_path / "packed", recipe, digests, [0] * 4, features, {}, compress=True)
+    np.testing.assert_array_equal(content(packed, recipe), features)
+    assert packed.path.stat().st_size - plain.path.stat().st_size < 4 * 100
 
 
 def test_float16_halves_the_room(tmp_path: Path) -> None:

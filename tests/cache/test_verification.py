@@ -32,9 +32,10 @@ FEATURES = np.arange(18, dtype=np.float32).reshape(6, 3)
 IMAGES = (3, 0, 1, 4)  # of the index
 
 
-def make(path: Path, recipe: Recipe = RECIPE, images: Sequence[int] = IMAGES) -> FeatureCache:
+def make(path: Path, recipe: Recipe = RECIPE, images: Sequence[int] = IMAGES, compress: bool = False) -> FeatureCache:
     """Three rows in a shard, one of them another view, and an image that could not be read; three more in another."""
     cache = FeatureCache.create(path, recipe, {"base": "squeezenet1_1"})
+    cache.compress = compress
     cache.add_shard([digest(0), digest(1), digest(1)], [0, 0, 1], FEATURES[:3], {digest(9): "the file is empty"})
     if images == IMAGES:
         cache.add_shard([digest(n) for n in (2, 3, 4)], [0, 0, 0], FEATURES[3:], {})

@@ -181,6 +181,7 @@ ROWS: dict[str, Row] = {
     "another image set with some of the same images": Row(another_set, 1, Changes(1, 4, 0, ALL - 4)),
     "more views are asked for": Row(more_views, ALL),
     "fewer views are asked for": Row(fewer_views),
+    "`--compress` is given, or left out": Row(asked(compress=True)),
     "another base": Row(
         asked(base="squeezenet1_0"), refused=(RecipeMismatch, "base is squeezenet1_1, asked squeezenet1_0")
     ),

@@ -26,6 +26,11 @@ def shown(result: Description, width: int = 100) -> str:
     return file.getvalue()
 
 
+def test_packed_shards_are_counted(found: Description) -> None:
+    assert "30 features in 1 shard, " in shown(found)
+    assert "30 features in 9 shards (4 of them packed), " in shown(replace(found, shards=9, packed=4))
+
+
 def test_a_cache_in_full(found: Description, extracted: Path, drawn: Path) -> None:
     said = shown(found)
     assert said.startswith(f"{extracted}: 30 images of 3 classes, 30 features in 1 shard, ")

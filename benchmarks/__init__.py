@@ -1,0 +1,1 @@
+"""What measures speed; run as `python -m benchmarks.NAME`."""
