@@ -13,10 +13,11 @@ import numpy.typing as npt
 from cache import Entry, FeatureCache
 from pipeline.errors import HeadError
 from pipeline.heads import HEADS, head_spec
-from pipeline.planning import Plan, Source, checked_seeds, make_plan
+from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
-from pipeline.run import Run
+from pipeline.run import ALL_ROWS, Run
 from pipeline.split import make_split
+from pipeline.streaming import buffer_for, fit_streamed
 from pipeline.workers import fit_missing
 
 
@@ -51,13 +52,14 @@ def fit_head(
     split_seed: int = 0,
     jobs: int | None = None,
     device: str = "cpu",
+    memory: int | None = None,
     progress: Progress = SILENT,
     **parameters: Any,
 ) -> Fitting:
     """Fit one head per seed on the training part of a cache.
 
-    A run's weights depend on its configuration, seed, machine and library versions alone: each fit runs in one thread,
-    so `jobs` changes nothing but the time. A run that exists is not fitted again.
+    A run's weights depend on its configuration, seed, machine and library versions alone: sums are always taken in the
+    same order, so `jobs` changes nothing but the time. A run that exists is not fitted again.
 
     Args:
         cache: Folder of the feature cache.
@@ -71,6 +73,8 @@ def fit_head(
         split_seed: Seed of a drawn split.
         jobs: Runs that are fitted side by side; one a processor if not given.
         device: Where heads that use torch are fitted: `cpu`, `cuda`, `cuda:1` or `auto`.
+        memory: Bytes that fitting may take. Features that do not fit them, or the memory that is free, are streamed
+            where the head is `mlp`: see `pipeline.streaming`.
         progress: Told what happens.
         **parameters: Hyper-parameters of the head that differ from its defaults.
 
@@ -92,23 +96,33 @@ def fit_head(
     opened = FeatureCache.open(cache)
     source = Source.of_cache(opened)
     parts = make_split(source.index, split, split_seed)
+    name = head if name is None else name
+    require_name(name)
+    buffer = buffer_for(
+        source, parts, head=head, views=use_views, device=device, memory=memory, folders=[Path(runs) / name]
+    )
     plan = make_plan(
         source,
         parts,
         Path(runs),
         head=head,
-        name=head if name is None else name,
+        name=name,
         seeds=asked,
         device=device,
         parameters=parameters,
         views=use_views,
+        shuffle=buffer.text if buffer else ALL_ROWS,
     )
     notes = plan.runs[0].notes
     if not plan.runs[0].seeded and len(asked) > 1:
         notes = (*notes, f"{head} does not depend on the seed: fitted once, as seed 0")
     for note in notes:
         progress.note(note)
-    fit_missing([plan], source.index, parts, partial(fill_from, opened), jobs, progress, f"fitting {plan.runs[0].name}")
+    label = f"fitting {plan.runs[0].name}"
+    if buffer:
+        fit_streamed([plan], source, parts, opened, buffer, jobs, progress, label)
+    else:
+        fit_missing([plan], source.index, parts, partial(fill_from, opened), jobs, progress, label)
     return fitting_of(plan, notes, started, progress)
 
 

@@ -19,8 +19,10 @@ from pipeline.metrics import Metrics, Spread, bootstrap_interval, measure, sprea
 from pipeline.options import value_text
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
+from pipeline.run import ALL_ROWS
 from pipeline.split import make_split
 from pipeline.stored_predictions import Inputs, predict_part, stored_predictions
+from pipeline.streaming import buffer_for, fit_streamed
 from pipeline.workers import fit_missing
 
 
@@ -87,6 +89,7 @@ def fit_grid(
     split_seed: int = 0,
     jobs: int | None = None,
     device: str = "cpu",
+    memory: int | None = None,
     progress: Progress = SILENT,
     **parameters: Any,
 ) -> GridSearch:
@@ -107,6 +110,7 @@ def fit_grid(
         split_seed: Seed of a drawn split.
         jobs: Runs that are fitted side by side; one a processor if not given.
         device: Where heads that use torch are fitted.
+        memory: Bytes that fitting may take; features that do not fit are streamed, all combinations in one pass.
         progress: Told what happens.
         **parameters: Hyper-parameters that all combinations share.
 
@@ -133,28 +137,43 @@ def fit_grid(
             "Ask for a split with one, such as `--split 80/10/10`."
         )
     asked = checked_seeds(seeds)
+    names = [_name(name, values) for values in combinations]
+    for each in names:
+        require_name(each)
+    folders = [Path(runs) / each for each in names]
+    buffer = buffer_for(source, parts, head=head, views=use_views, device=device, memory=memory, folders=folders)
     plans = [
         make_plan(
             source,
             parts,
             Path(runs),
             head=head,
-            name=_name(name, values),
+            name=each,
             seeds=asked,
             device=device,
             parameters={**parameters, **values},
             views=use_views,
+            shuffle=buffer.text if buffer else ALL_ROWS,
         )
-        for values in combinations
+        for each, values in zip(names, combinations, strict=True)
     ]
     notes = plans[0].runs[0].notes
     for note in notes:
         progress.note(note)
     label = f"fitting {len(plans)} combinations"
-    fit_missing(plans, source.index, parts, partial(fill_from, opened), jobs, progress, label)
+    if buffer:
+        fit_streamed(plans, source, parts, opened, buffer, jobs, progress, label)
+    else:
+        fit_missing(plans, source.index, parts, partial(fill_from, opened), jobs, progress, label)
     candidates = _rank(plans, combinations, Path(cache), progress)
     best = candidates[0]
-    shared: dict[str, Any] = {"use_views": use_views, "split": split, "split_seed": split_seed, "device": device}
+    shared: dict[str, Any] = {
+        "use_views": use_views,
+        "split": split,
+        "split_seed": split_seed,
+        "device": device,
+        "memory": memory,
+    }
     if plans[0].runs[0].seeded:
         shared["seeds"] = asked
     usual = signature(fit_head).parameters

@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Hyper-parameters that have an option of their own; all others are given by --set.
 OWN = ("epochs", "lr", "dropout", "batch_size", "hidden", "weight_decay", "patience")
 # Other keyword arguments of `fit_head` and `fit_grid`: those that a command types, and those that it never does.
-TYPED = ("head", "name", "use_views", "split", "split_seed", "device")
+TYPED = ("head", "name", "use_views", "split", "split_seed", "device", "memory")
 NO_HYPER_PARAMETERS = (*TYPED, "seeds", "cache", "runs", "grid", "jobs", "progress")
 
 
@@ -82,7 +82,8 @@ def typed(settings: Mapping[str, Any]) -> list[str]:
         elif name in OWN:
             words += [] if value is None else [f"--{name.replace('_', '-')}", value_text(name, value)]
         elif name in TYPED:
-            words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+            text = f"{value}B" if name == "memory" else str(value)
+            words += [] if value is None else [f"--{name.replace('_', '-')}", text]
         else:
             words += ["--set", f"{name}={value_text(name, value)}"]
     return words
@@ -152,6 +153,12 @@ USE_VIEWS = click.option(
     help="Views of each training image; every epoch draws one.",
 )
 JOBS = click.option("--jobs", type=click.IntRange(1), help="Runs fitted side by side.  [default: one a processor]")
+MEMORY = click.option(
+    "--memory",
+    metavar="SIZE",
+    callback=size,
+    help="Take no more than this, such as 4GB: mlp then reads features anew in every epoch.  [default: what is free]",
+)
 MAX_SIZE = click.option(
     "--max-size", metavar="SIZE", callback=size, help="Let the cache take no more than this, such as 20GB."
 )

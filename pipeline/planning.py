@@ -14,7 +14,7 @@ from pipeline.environment import machine, versions
 from pipeline.errors import HeadError, RunError
 from pipeline.heads import head_parameters, head_spec, make_head
 from pipeline.pixels import PIXELS
-from pipeline.run import Run, folder_name, images_of
+from pipeline.run import ALL_ROWS, Run, folder_name, images_of
 from pipeline.run_document import SEEDS_BELOW, are_inside, is_name
 from pipeline.split import Split
 
@@ -83,6 +83,7 @@ def make_plan(
     device: str,
     parameters: Mapping[str, Any],
     views: int = 1,
+    shuffle: str = ALL_ROWS,
 ) -> Plan:
     """Describe the runs that are asked for, and find which are missing.
 
@@ -96,6 +97,7 @@ def make_plan(
         device: `auto`, `cpu`, `cuda` or `cuda:1`; the CPU is used where the head knows no other.
         parameters: Hyper-parameters that differ from the head's defaults.
         views: Views of each training image that an epoch draws from.
+        shuffle: What is shuffled together in an epoch, see `pipeline.run.Run`.
 
     Raises:
         HeadError: The head, a hyper-parameter or a seed is unfit.
@@ -127,6 +129,7 @@ def make_plan(
         digests=split.digests,
         model={},
         views=views,
+        shuffle=shuffle,
         notes=notes_on(source, split),
         versions=versions(),
         machine=machine(where),

@@ -18,6 +18,7 @@ from pipeline.split import NAMES, Split
 
 FORMAT_VERSION = 3
 LIMIT = 256 << 20  # bytes of run.json, enough for two million images
+ALL_ROWS = "all rows"
 _FOLDER = re.compile(r"seed-\d{4,}")
 
 
@@ -41,6 +42,7 @@ class Run:
         digests: Part -> digest of its images (see `Split`).
         model: Name of each file with what was fitted -> SHA-256 of its bytes; none before the fit.
         views: Views of each training image that an epoch draws from; 1 is view 0 alone.
+        shuffle: What is shuffled together in an epoch: all rows, or so many at a time.
         notes: What the user should know about these figures, such as random weights.
         versions: Library versions.
         machine: Processor, cores and system.
@@ -68,6 +70,7 @@ class Run:
     machine: Mapping[str, Any]
     timings: Mapping[str, float]
     history: tuple[Mapping[str, float | None], ...] = ()
+    shuffle: str = ALL_ROWS
     format_version: int = FORMAT_VERSION
     path: Path = field(default=Path(), compare=False)
 
@@ -138,6 +141,7 @@ class Run:
             ValueError: A value cannot be.
             CacheError: The recipe is damaged.
         """
+        document = {"shuffle": ALL_ROWS, **document}  # runs from before there was another way do not say
         values = {one.name: document[one.name] for one in fields(cls) if one.name != "path"}
         require_sound(values)
         values |= {name: tuple(values[name]) for name in ("classes", "notes", "history")}
@@ -151,6 +155,7 @@ class Run:
             "device": self.device.partition(":")[0],  # which of several GPUs makes no difference
             **{f"parameter {name}": _plain(value) for name, value in self.parameters.items()},
             "views": self.views,
+            "shuffle": self.shuffle,
             "classes": list(self.classes),
             "split": self.split,
             **{f"{part} images": self.digests[part] for part in NAMES},

@@ -1,27 +1,27 @@
 """Fitting several runs side by side, in processes that share one copy of the features."""
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cache import Entry, Index, NoRoom
-from cache.atomic import require_room, scratch_folder, writing_folder
+from cache import Entry, Index
+from cache.atomic import remove_leftovers, require_room, scratch_folder
 from pipeline.errors import HeadError
-from pipeline.heads import head_parameters, make_head
+from pipeline.finishing import epochs_of, head_of, named, write_run
 from pipeline.planning import Plan
+from pipeline.processes import end_children, end_with, starting_children, working_children
 from pipeline.progress import Progress
-from pipeline.reading import file_digest
 from pipeline.run import Run
 from pipeline.split import Split
+from pipeline.threads import one_thread
+from pipeline.together import fit_groups, trained_together
 
 
 class Fill(Protocol):
@@ -52,6 +52,11 @@ class Rows:
     train_labels: npt.NDArray[np.str_]
     val: npt.NDArray[np.float32]
     val_labels: npt.NDArray[np.str_]
+
+    @property
+    def validation(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.str_]] | tuple[None, None]:
+        """The validation part as heads take it: none if it has no images."""
+        return (self.val, self.val_labels) if len(self.val) else (None, None)
 
 
 def fit_missing(
@@ -87,55 +92,42 @@ def fit_missing(
         return
     first, place = work[0][0], plans[0].folder
     jobs = min(jobs or cpu_count(), len(work))
+    threads = max(1, cpu_count() // jobs)
     with _shared_rows(index, split, fill, first, place, progress) as rows:
+        if trained_together(first):
+            with progress.steps(label, sum(epochs_of(run) for run, _ in work), "epochs") as advance:
+                fit_groups(work, rows, advance)
+            return
         if jobs == 1:
-            epochs = [int(run.parameters.get("epochs") or 1) for run, _ in work]
-            with progress.steps(label, sum(epochs), "epochs") as advance:
-                for (run, folder), planned in zip(work, epochs, strict=True):
-                    advance(planned - _fit_one(run, rows, folder, lambda _: advance(1)))
+            with progress.steps(label, sum(epochs_of(run) for run, _ in work), "epochs") as advance:
+                for run, folder in work:
+                    advance(epochs_of(run) - _fit_one(run, rows, folder, threads, lambda _: advance(1)))
             return
         # Results come as they are finished, so that an interrupt loses only the runs under way.
         parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-        with progress.steps(label, len(work), "runs") as advance, _workers():
-            with _deaf_children():
-                results = parallel(delayed(_fit_in_worker)(os.getpid(), run, rows, folder) for run, folder in work)
+        killed = HeadError(
+            "A process that was fitting a run was killed from outside, most likely because memory ran out. Complete "
+            "runs are kept: run the same command again with fewer runs side by side (`--jobs 1`)."
+        )
+        with progress.steps(label, len(work), "runs") as advance, _tidied(plans), working_children(killed):
+            with starting_children():
+                results = parallel(
+                    delayed(_fit_in_worker)(os.getpid(), run, rows, folder, threads) for run, folder in work
+                )
             for _ in results:
                 advance(1)
 
 
 @contextmanager
-def _workers() -> Iterator[None]:
-    """End the worker processes at once when interrupted; say what it means that one of them is gone."""
-    from joblib.externals.loky import get_reusable_executor
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
+def _tidied(plans: Sequence[Plan]) -> Iterator[None]:
+    """When one run fails, end the processes that are at work on others, and remove what they had begun to write."""
     try:
         yield
-    except KeyboardInterrupt:
-        # kill_workers here too: asked for with other arguments, loky first ends the executor at work, and would wait.
-        get_reusable_executor(kill_workers=True).shutdown(wait=True, kill_workers=True)
+    except BaseException:
+        end_children()
+        for plan in plans:
+            remove_leftovers(plan.folder)
         raise
-    except TerminatedWorkerError as error:
-        raise HeadError(
-            "A process that was fitting a run was killed from outside, most likely because memory ran out. Complete "
-            "runs are kept: run the same command again with fewer runs side by side (`--jobs 1`)."
-        ) from error
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Start processes whom Ctrl-C in a terminal, which reaches all of them, does not break off in their imports."""
-    from multiprocessing import resource_tracker
-
-    from joblib.externals.loky.backend import resource_tracker as lokys
-
-    for tracker in (resource_tracker, lokys):
-        tracker.ensure_running()  # now, for whoever starts one lets the signal through again
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it; here it only waits
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager
@@ -165,67 +157,27 @@ def _shared_rows(index: Index, split: Split, fill: Fill, run: Run, place: Path, 
         )
 
 
-def _fit_in_worker(parent: int, run: Run, rows: Rows, folder: Path) -> None:
+def _fit_in_worker(parent: int, run: Run, rows: Rows, folder: Path, threads: int) -> None:
     """Fit one run in a process that does not outlive the one that started it."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _fit_one(run, rows, folder)
+    end_with(parent)
+    _fit_one(run, rows, folder, threads)
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-def _fit_one(run: Run, rows: Rows, folder: Path, on_epoch: Callable[[Mapping[str, Any]], None] | None = None) -> int:
+def _fit_one(
+    run: Run,
+    rows: Rows,
+    folder: Path,
+    threads: int,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+) -> int:
     """Fit one run and write its folder, in a worker process or here; return how many epochs `on_epoch` heard of."""
-    from pipeline.heads.storage import save_head
-
-    validation = (rows.val, rows.val_labels) if len(rows.val) else (None, None)
-    options = {**run.parameters, **({"device": run.device} if "device" in head_parameters(run.head) else {})}
-    head = make_head(run.head, seed=run.seed, **options)
-    # Only heads that are trained in epochs can tell of them, or draw another view in each.
-    watched: dict[str, Any] = {"on_epoch": on_epoch} if on_epoch and "epochs" in run.parameters else {}
+    head = head_of(run)
+    # Only heads that are trained in epochs can tell of them, draw another view in each, or share work among threads
+    # without adding up in another order.
+    watched: dict[str, Any] = {"on_epoch": on_epoch, "threads": threads} if "epochs" in run.parameters else {}
     if run.views > 1:
         watched["views"] = rows.train
     started = time.perf_counter()
-    with one_thread(), _named(run):
-        head.fit(rows.train[0], rows.train_labels, *validation, **watched)
-    history = tuple(getattr(head, "history_", ()))
-    fitted = replace(run, timings={"fit": time.perf_counter() - started}, history=history)
-    try:
-        with writing_folder(folder) as temporary:
-            model = save_head(head, temporary)
-            replace(fitted, model={model: file_digest(temporary / model)}).write(temporary)
-    except (OSError, NoRoom):
-        # Another process has fitted the same run meanwhile: it is the same, and whole.
-        if not folder.exists():
-            raise
-    return len(history)
-
-
-@contextmanager
-def _named(run: Run) -> Iterator[None]:
-    """Say which of many runs it is that cannot be fitted."""
-    try:
-        yield
-    except HeadError as error:
-        raise HeadError(
-            f"{run.label} cannot be fitted: {error} Runs that are complete are kept; leave this value out, and run the "
-            "command again."
-        ) from error
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: sums are then always taken in the same order, whatever runs beside."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with one_thread(), named(run):
+        head.fit(rows.train[0], rows.train_labels, *rows.validation, **watched)
+    return write_run(run, head, folder, time.perf_counter() - started)

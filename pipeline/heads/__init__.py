@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASELINES",
+    "COPIES",
     "HEADS",
     "Allowed",
+    "Diverged",
     "Head",
     "HeadSpec",
     "HeadValueError",
@@ -44,8 +46,25 @@ Part: TypeAlias = "tuple[NDArray[Any], NDArray[np.intp]]"
 """Features (N, D) and, per row, the index of its class (N,)."""
 
 
+# Copies of its weights that a network holds while it is trained on the CPU, at most: those of the head and of its
+# layers, gradients, Adam's two averages, and the best epoch's.
+COPIES = 6
+
+
 class HeadValueError(HeadError, ValueError):
     """A hyper-parameter or data that a head can't be fitted with; a ValueError too, as scikit-learn's contract asks."""
+
+
+class Diverged(HeadValueError):
+    """The training loss of one of several heads is no longer finite.
+
+    Attributes:
+        number: Which head it is, from 0 on.
+    """
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class Head(Protocol):

@@ -9,39 +9,23 @@ from __future__ import annotations
 import copy
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
-from time import perf_counter
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import assert_all_finite, check_random_state, gen_batches
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from pipeline.heads import (
-    Allowed,
-    HeadValueError,
-    Part,
-    check_parameters,
-    learn_classes,
-    number,
-    read_validation,
-    whole,
-)
-from pipeline.heads.batches import Batches
-from pipeline.memory import enough_memory
-
-# Numbers that one step of checking or predicting holds at once: 32 MB in double precision.
-CHUNK = 2**22
-
-# float32 and float16 rows are used where they lie. scikit-learn looks for NaN in all rows at once, which costs N * D
-# bytes for float16; `_finite` looks in chunks.
-AS_THEY_ARE: dict[str, Any] = {"dtype": [np.float32, np.float16], "order": "C", "ensure_all_finite": False}
+from pipeline.heads import COPIES, Allowed, HeadValueError, check_parameters, number, whole
+from pipeline.heads.descent import Start
+from pipeline.heads.rows import chunks, read_rows
+from pipeline.heads.together import fit_together
 
 
 def head_network(
@@ -58,7 +42,7 @@ def head_network(
     Returns:
         Layers `dropout, inputs, relu1, hidden_layer1, relu2, …, output`, initialised from torch's global generator.
     """
-    sizes = _sizes(n_features, n_classes, hidden)
+    sizes = layer_sizes(n_features, n_classes, hidden)
     layers: OrderedDict[str, nn.Module] = OrderedDict(dropout=nn.Dropout(dropout))
     for depth, (wide, narrow) in enumerate(pairwise(sizes)):
         if depth:
@@ -71,7 +55,7 @@ def head_network(
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """The paper's head and training recipe as a scikit-learn classifier.
 
-    The same seed gives the same weights bit for bit on the same machine with the same number of threads; no global
+    The same seed gives the same weights bit for bit on the same machine, whatever the number of threads; no global
     random state is read or changed. Predictions are computed on the CPU in double precision, so that a row's
     probabilities depend neither on its neighbours nor on the device that trained the head.
 
@@ -93,7 +77,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         module_: the fitted network, on the CPU, in evaluation mode.
         history_: per epoch `epoch, train_loss, train_accuracy, val_loss, val_accuracy, seconds`; the train figures are
             those of the training pass itself, with dropout; the val figures are None without a validation part. A
-            head that was loaded has none: seconds differ from fit to fit, and equal fits are to be equal files.
+            head that was loaded has none: seconds differ from fit to fit, and equal fits are to be equal files. Heads
+            that are fitted together share their seconds.
         n_epochs_: epochs trained.
         best_epoch_: the epoch, from 1 on, whose weights are kept.
     """
@@ -143,6 +128,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         y_val: ArrayLike | None = None,
         on_epoch: Callable[[dict[str, Any]], None] | None = None,
         views: NDArray[Any] | None = None,
+        threads: int | None = None,
     ) -> MLPHead:
         """Train on features X (N, D) with labels y (N,).
 
@@ -155,6 +141,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             on_epoch: called with every new entry of `history_`.
             views: several views of each row (V, N, D), the first being X; every epoch draws one for each row. Read
                 batch by batch as X is, and as little copied. None trains on X alone.
+            threads: how many compute on the CPU; torch's number if not given. It changes nothing but the time.
 
         Returns:
             The head itself.
@@ -163,30 +150,12 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             HeadValueError: parameters or data that can't be used, no room for them in memory, or a loss that is no
                 longer finite.
         """
-        check_parameters(self)
-        device = torch.device(self.device)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise HeadValueError(
-                f"device={self.device!r}: torch finds {torch.cuda.device_count()} CUDA devices here. Use device='cpu'."
-            )
-        rows, labels = validate_data(self, X, y, **AS_THEY_ARE)
-        codes = learn_classes(self, labels)
-        rows = _finite(rows)
-        if views is not None:
-            rows = _finite(self._stacked(views, rows))
-        val = read_validation(self, X_val, y_val, self._read)
-        if self.patience is not None and val is None:
-            raise HeadValueError(f"patience={self.patience} needs a validation part: give X_val and y_val.")
-        seed = self._seed()
-        with enough_memory(self._no_room(len(codes), rows.shape[1])):
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                module = head_network(rows.shape[1], len(self.classes_), hidden=self.hidden, dropout=self.dropout)
-                generator = torch.Generator()
-                # The stream goes on where the initial weights end: one seed, and no number is used twice.
-                generator.set_state(torch.get_rng_state())
-            batches = Batches(rows, codes, self.batch_size, self.dropout, generator, device)
-            self._train(module.to(device), batches, val, on_epoch)
+
+        def tell(number: int, entry: dict[str, Any]) -> None:
+            if on_epoch is not None:
+                on_epoch(entry)
+
+        fit_together([self], X, y, X_val, y_val, tell, views, threads)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -236,64 +205,44 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         head.n_epochs_, head.best_epoch_ = learned["n_epochs"], learned["best_epoch"]
         return head
 
-    def _train(
-        self,
-        module: nn.Sequential,
-        batches: Batches,
-        val: Part | None,
-        on_epoch: Callable[[dict[str, Any]], None] | None,
-    ) -> None:
-        """Run the epochs and set all that fitting learns."""
-        optimizer = torch.optim.Adam(module.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        self.history_: list[dict[str, Any]] = []
-        best_loss, best_weights = np.inf, None
-        for epoch in range(1, int(self.epochs) + 1):
-            start = perf_counter()
-            train_loss, train_accuracy = _train_epoch(module, optimizer, batches)
-            if not np.isfinite(train_loss):
-                raise HeadValueError(
-                    f"The training loss is {train_loss} in epoch {epoch} at lr={self.lr:g} and "
-                    f"random_state={self.random_state}: the training diverged. Use a lower lr."
-                )
-            val_loss, val_accuracy = (None, None) if val is None else _figures(module, val)
-            self.history_.append(
-                {
-                    "epoch": epoch,
-                    "train_loss": train_loss,
-                    "train_accuracy": train_accuracy,
-                    "val_loss": val_loss,
-                    "val_accuracy": val_accuracy,
-                    "seconds": perf_counter() - start,
-                }
-            )
-            if on_epoch is not None:
-                on_epoch(dict(self.history_[-1]))
-            if self.patience is None or val_loss is None:
-                self.best_epoch_ = epoch
-            elif best_weights is None or val_loss < best_loss:
-                self.best_epoch_, best_loss = epoch, val_loss
-                best_weights = copy.deepcopy(module.state_dict())
-            elif epoch - self.best_epoch_ >= self.patience:
-                break
-        if best_weights is not None:
-            module.load_state_dict(best_weights)
-        module.zero_grad()
-        self.module_ = module.cpu().eval()
-        self.n_epochs_ = len(self.history_)
+    def begin(self) -> Start:
+        """Draw the initial weights for `n_features_in_` and `classes_`, and begin what else the seed governs.
 
-    def _stacked(self, views: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
-        """Return all views (V * N, D), view by view, of which the rows (N, D) are the first."""
-        if views.ndim != 3 or views.shape[1:] != rows.shape or views.dtype not in (np.float32, np.float16):
-            raise HeadValueError(
-                f"views must be float32 or float16 numbers of shape (V, {rows.shape[0]}, {rows.shape[1]}), V views of "
-                f"each row of X; they are {views.dtype} of shape {views.shape}."
-            )
-        if not len(views) or not all(np.array_equal(views[0][chunk], rows[chunk]) for chunk in _chunks(rows)):
-            raise HeadValueError("The first of the views must be X itself.")
-        return views.reshape(-1, rows.shape[1])
+        Raises:
+            HeadValueError: the seed is out of range.
+        """
+        seed = self._seed()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            module = head_network(self.n_features_in_, len(self.classes_), hidden=self.hidden, dropout=self.dropout)
+            generator = torch.Generator()
+            # The stream goes on where the initial weights end: one seed, and no number is used twice.
+            generator.set_state(torch.get_rng_state())
+        masks = int(torch.randint(2**62, (), generator=generator))
+        return Start(
+            module,
+            size=int(self.batch_size),
+            lr=float(self.lr),
+            weight_decay=float(self.weight_decay),
+            rate=float(self.dropout),
+            masks=masks,
+            generator=generator,
+        )
+
+    def no_room(self, n: int) -> HeadValueError:
+        """Return the failure that says what to lower where memory is short for n rows."""
+        sizes = layer_sizes(self.n_features_in_, len(self.classes_), self.hidden)
+        way_out = (
+            "Lower hidden or batch_size" if self.device == "cpu" else "Lower hidden or batch_size, or use device='cpu'"
+        )
+        return HeadValueError(
+            f"There is not enough memory on {self.device} to fit {n} images with batch_size={self.batch_size} and "
+            f"layers of {', '.join(map(str, sizes))} numbers, {sum(a * b for a, b in pairwise(sizes))} weights in all, "
+            f"held up to {COPIES} times. {way_out}."
+        )
 
     def _read(self, X: ArrayLike) -> NDArray[Any]:
-        return _finite(validate_data(self, X, reset=False, **AS_THEY_ARE))
+        return read_rows(self, X)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, Integral):
@@ -302,62 +251,15 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
-    def _no_room(self, n: int, d: int) -> HeadValueError:
-        sizes = _sizes(d, len(self.classes_), self.hidden)
-        way_out = (
-            "Lower hidden or batch_size" if self.device == "cpu" else "Lower hidden or batch_size, or use device='cpu'"
-        )
-        return HeadValueError(
-            f"There is not enough memory on {self.device} to fit {n} images with batch_size={self.batch_size} and "
-            f"layers of {', '.join(map(str, sizes))} numbers, {sum(a * b for a, b in pairwise(sizes))} weights in all, "
-            f"held up to seven times. {way_out}."
-        )
-
-
-def _train_epoch(module: nn.Sequential, optimizer: torch.optim.Optimizer, batches: Batches) -> tuple[float, float]:
-    """Pass once over the rows; return mean loss and accuracy as the passing batches showed them."""
-    layers = module.train()[1:]  # the batches come with features dropped
-    total = torch.zeros(2, dtype=torch.float64, device=batches.inputs.device)
-    for inputs, codes in batches:
-        optimizer.zero_grad()
-        scores = layers(inputs)
-        loss = nn.functional.nll_loss(scores, codes)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        correct = (scores.detach().argmax(1) == codes).sum()
-        total += torch.stack((loss.detach().double() * len(codes), correct.double()))
-    mean_loss, accuracy = (total / len(batches)).tolist()
-    return mean_loss, accuracy
-
-
-def _figures(module: nn.Sequential, part: Part) -> tuple[float, float]:
-    """Return the mean loss and the accuracy of a network on one part of a split, without dropout."""
-    rows, codes = part
-    scores = _log_probabilities(module, rows)
-    loss = -scores[np.arange(len(codes)), codes].mean()
-    return float(loss), float((scores.argmax(axis=1) == codes).mean())
-
 
 def _log_probabilities(module: nn.Sequential, rows: NDArray[Any]) -> NDArray[np.float64]:
     # A float32 product depends on how many rows share it; in float64 that is far below what anyone compares.
     double = copy.deepcopy(module).cpu().double().eval()
     with torch.inference_mode():
-        scores = [double(torch.from_numpy(rows[chunk].astype(np.float64))).numpy() for chunk in _chunks(rows)]
+        scores = [double(torch.from_numpy(rows[chunk].astype(np.float64))).numpy() for chunk in chunks(rows)]
     return np.concatenate(scores)
 
 
-def _finite(rows: NDArray[Any]) -> NDArray[Any]:
-    for chunk in _chunks(rows):
-        assert_all_finite(rows[chunk], input_name="X")
-    # numpy.take would copy all of a misaligned array at every step.
-    return np.require(rows, requirements=["C", "A"])
-
-
-def _sizes(n_features: int, n_classes: int, hidden: Sequence[int] | None) -> tuple[int, ...]:
+def layer_sizes(n_features: int, n_classes: int, hidden: Sequence[int] | None) -> tuple[int, ...]:
     """Return the numbers that go into the layers and come out of the last one."""
     return (n_features, *((4 * n_classes, 3 * n_classes, 2 * n_classes) if hidden is None else hidden), n_classes)
-
-
-def _chunks(rows: NDArray[Any]) -> Iterator[slice]:
-    chunks: Iterator[slice] = gen_batches(len(rows), max(1, CHUNK // rows.shape[1]))
-    return chunks

@@ -30,7 +30,7 @@ from pipeline.pixels import pixel_transform
 from pipeline.prediction import predict
 from pipeline.progress import Silent
 from pipeline.run import Run
-from pipeline.workers import one_thread
+from pipeline.threads import one_thread
 from tests.conftest import CLASSES
 
 ROOT = Path(__file__).parents[2]

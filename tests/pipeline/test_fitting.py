@@ -28,7 +28,7 @@ from pipeline.fitting import Fitting, fit_head
 from pipeline.heads.mlp import MLPHead
 from pipeline.progress import Silent
 from pipeline.run import Run
-from pipeline.workers import one_thread
+from pipeline.threads import one_thread
 from tests.conftest import BASE, CLASSES, WEIGHTS
 
 SPLIT = "60/20/20"

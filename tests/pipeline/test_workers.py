@@ -22,7 +22,8 @@ from pipeline.planning import Plan, Source, make_plan
 from pipeline.progress import SILENT
 from pipeline.run import Run
 from pipeline.split import Split, make_split
-from pipeline.workers import fit_missing, one_thread
+from pipeline.threads import one_thread
+from pipeline.workers import fit_missing
 
 DIMENSION = 512
 ROOT = Path(__file__).parents[2]
