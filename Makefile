@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
 
-.PHONY: demo test lint suite chaos clean
+.PHONY: demo test lint suite bench chaos clean
 
 demo: $(READY)
 	$(VENV)/bin/manyheads demo demo
@@ -25,6 +25,15 @@ chaos: $(READY)
 	$(VENV)/bin/python -m tests.faults.calls
 	$(VENV)/bin/python -m tests.faults.interrupts
 	$(VENV)/bin/python -m tests.faults.fuzzing --inputs 20000
+
+# The short version of every benchmark, on images and features that it makes itself: a few minutes, on a quiet machine.
+# What the figures in docs/performance.md were measured with stands there.
+bench: $(READY)
+	$(VENV)/bin/python -m benchmarks.extraction --short
+	$(VENV)/bin/python -m benchmarks.heads --short
+	$(VENV)/bin/python -m benchmarks.storage --short
+	$(VENV)/bin/python -m benchmarks.growth --short
+	$(VENV)/bin/python -m benchmarks.streaming $${TMPDIR:-/tmp} --short
 
 # compat: the checkout is put on the path, so that a user's own folder named `cache` does not hide the package.
 # Installed anew only when the requirements change.

@@ -75,9 +75,11 @@ def main() -> None:
     help="Whose training images get views: 80/10/10, paper, own, a CSV.  [default: the set's own, else all get them]",
 )
 @click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--store", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--compress", is_flag=True, help="Pack what is computed now: less room, slower to read.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, or several: cuda:all.")
+@click.option("--backend", type=click.Choice(["torch", "openvino"]), default="torch", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="Processes that decode.  [default: as many as processors]")
 @options.MAX_SIZE
@@ -126,6 +128,7 @@ def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -
 @options.USE_VIEWS
 @options.SPLIT
 @options.JOBS
+@options.MEMORY
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
 def fit_head_command(
     output: "Output", cache: Path, runs: Path, other: dict[str, Any], grid: dict[str, Any], **given: Any

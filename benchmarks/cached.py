@@ -1,6 +1,6 @@
 """What the cache saves: one head from pixels against one head from the cache, measured in turn in one process.
 
-    python benchmarks/cached.py IMAGES --base mobilenet_v2 --weights FILE --rounds 3
+    python -m benchmarks.cached IMAGES --base mobilenet_v2 --weights FILE --rounds 3
 
 Each round extracts IMAGES into a new folder and fits one `mlp` (the paper's recipe, seed 0), then extracts again into
 the same folder, where nothing is left to compute, and fits another seed. Prints medians and their ratio.

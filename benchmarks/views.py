@@ -1,6 +1,6 @@
 """What augmented views do to test accuracy, and what they cost.
 
-    python benchmarks/views.py IMAGES CACHE --split paper --views 1,4,15 --seeds 0-9 --rounds 3
+    python -m benchmarks.views IMAGES CACHE --split paper --views 1,4,15 --seeds 0-9 --rounds 3
 
 CACHE holds the largest number of views already (`manyheads extract IMAGES CACHE --views 15 --split paper`), and tells
 base and weights. Accuracy: `mlp` with the paper's recipe, on view 0 of the test part, with the difference to one view

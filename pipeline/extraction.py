@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cache import Index, NoRoom
-from cache.atomic import human_size, require_room
+from cache import Index
 from cache.lock import writing
 from cache.recipe import STORAGE
+from pipeline.announcement import announce
 from pipeline.changes import Changes
 from pipeline.computing import Computing
 from pipeline.decoding import enough_workers, prepare
+from pipeline.devices import run_on_devices
 from pipeline.environment import decoders
 from pipeline.errors import BaseError, ImageSetError, UnreadableImages
 from pipeline.image_set import fingerprint, read_image_set, require_apart
@@ -50,7 +51,8 @@ class Extraction:
         random_weights: Whether the base was never trained.
         size: Bytes that the cache takes.
         seconds: Wall time of the whole stage.
-        shares: Fraction of the computing time spent in the base, waiting for decoded images, and writing.
+        working: Seconds of that in which features were computed: without listing, hashing and loading the base.
+        shares: Fraction of the working time spent in the base, waiting for decoded images, and waiting for the disk.
     """
 
     cache: Path
@@ -70,6 +72,7 @@ class Extraction:
     random_weights: bool
     size: int
     seconds: float
+    working: float
     shares: Mapping[str, float]
 
 
@@ -86,10 +89,12 @@ def extract(
     precision: str = "fp32",
     store: str = "float32",
     device: str = "auto",
+    backend: str = "torch",
     batch_size: int = 16,
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     max_size: int | None = None,
+    compress: bool = False,
     progress: Progress = SILENT,
 ) -> Extraction:
     """Compute the features that a cache lacks, and write which image is which row.
@@ -109,13 +114,16 @@ def extract(
         split: Which images train, as `pipeline.split.make_split` takes it; the image set's own split if not given, and
             where it has none, all images have all views.
         split_seed: Seed of a drawn split.
-        precision: Arithmetic of the base: `fp32`, `bf16` or `fp16`.
+        precision: Arithmetic of the base: `fp32`, `tf32` (on a GPU), `bf16` or `fp16`.
         store: Number format in the cache: `float32` or `float16`.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; or several, such as `cuda:0,cuda:1`, or `cuda:all`, side by side.
+        backend: What computes: `torch`, or `openvino`, on a CPU and if it is installed; the features are the same but
+            for their last digits, so that it is no part of the recipe.
         batch_size: Images, or views, in one pass through the base; at most the 128 of a shard.
         workers: Processes that decode; as many as processors, at most 16, if not given.
         on_error: What unreadable images mean in the end: `fail` raises, `skip` leaves them out of the index.
         max_size: Bytes that the cache may take in all; what would grow beyond is refused before it is computed.
+        compress: Whether what is computed now is packed; the features are the same, and nothing is computed again.
         progress: Told what happens.
 
     Returns:
@@ -143,8 +151,9 @@ def extract(
     workers = workers or decoders()
     image_set = read_image_set(images)
     require_apart(image_set.root, Path(cache), "cache")
-    order = Order(base, WeightsSource.parse(weights), transform_of, precision, store, device)
+    order = Order(base, WeightsSource.parse(weights), transform_of, precision, store, device, backend)
     folder = open_cache(Path(cache), order, progress)
+    folder.compress = compress
     folder.clean()
     found = fingerprint(image_set, workers, progress)
     survey = Survey(folder, image_set, found, Wanted(views, split, split_seed))
@@ -175,6 +184,7 @@ def extract(
         random_weights=folder.recipe.random_weights,
         size=folder.size(),
         seconds=time.perf_counter() - started,
+        working=sum(computing.clock.spent.values()),
         shares=computing.clock.shares(),
     )
 
@@ -198,10 +208,12 @@ def _fill(survey: Survey, order: Order, computing: Computing, on_error: str, max
         # What failed before is tried again apart, so that a resumed extraction cuts the rest into the same shards.
         again = {digest: numbers for digest, numbers in lacking.items() if digest in survey.failed_before}
         fresh = {digest: numbers for digest, numbers in lacking.items() if digest not in again}
+        if len(devices := order.devices()) > 1:
+            return run_on_devices(devices, order, computing, paths, (fresh, again), unit)
         prepare(enough_workers(len(lacking), computing.workers))  # they start while the base is loaded
         return computing.run(order.base(computing.progress), paths, (fresh, again), unit)
 
-    _announce(survey, max_size, computing.progress)
+    announce(survey, order, max_size, computing.progress)
     failures = compute(survey.lacking, "images")
     index = survey.index(failures)
     _require_readable(survey, index, on_error)
@@ -230,48 +242,6 @@ def _require_readable(survey: Survey, index: Index, on_error: str) -> None:
             f"the other {len(index.entries)} are kept in {survey.cache.path}. Mend or remove these files and run the "
             f"same command again, or add `--on-error skip` to go on without them:\n{_listed(skipped)}"
         )
-
-
-def _announce(survey: Survey, max_size: int | None, progress: Progress) -> None:
-    """Say what will be computed and how large it gets, before it starts; refuse what the disk cannot hold."""
-    lacking, drawn = survey.lacking, survey.lacking_views(survey.likely)  # a split that does not fit is refused here
-    views = sum(map(len, drawn.values()))
-    if not lacking and not views:
-        return
-    cache = survey.cache
-    size = (len(lacking) + views) * cache.recipe.row_bytes
-    numbers = f"{cache.recipe.dimension} {cache.recipe.storage}"
-    free = require_room(cache.path, size, f"{len(lacking) + views} features of {numbers} numbers")
-    _require_small(survey, survey.growth(len(lacking) + views), max_size)
-    said = [f"{len(lacking)} features"] if lacking else []
-    if views:
-        even = views == len(drawn) * max(map(len, drawn.values())) > len(drawn)
-        said.append(f"{len(drawn)} x {views // len(drawn)} views" if even else f"{views} views")
-    what = f"({' + '.join(said)})" if len(said) > 1 else said[0]
-    cached = sum(entry.digest not in lacking for entry in survey.found.entries)
-    progress.note(
-        f"{cached} images are cached; {what} x {numbers} = {human_size(size)} "
-        f"will be added to {cache.path} ({human_size(free)} free)"
-    )
-    if drawn and survey.wanted.split is None and not survey.likely.has_parts:
-        progress.note("no split is known, so all images get views; with --split only the training images do")
-
-
-def _require_small(survey: Survey, growth: int, max_size: int | None) -> None:
-    """Refuse a cache that would become larger than it may."""
-    held = survey.cache.size()
-    if max_size is None or held + growth <= max_size:
-        return
-    way_out = "Allow more, or make a new cache with fewer --views or with --store float16."
-    if survey.unused:
-        way_out = (
-            f"{human_size(survey.unused)} belong to images that are in the set no longer: `manyheads cache prune "
-            f"{survey.cache.path}` frees them. Or allow more."
-        )
-    raise NoRoom(
-        f"{survey.cache.path} takes {human_size(held)} and would grow by up to {human_size(growth)}, to more than the "
-        f"{human_size(max_size)} that it may take (--max-size). Nothing was computed. {way_out}"
-    )
 
 
 def _listed(failures: Sequence[tuple[str, str]]) -> str:

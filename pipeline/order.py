@@ -25,13 +25,38 @@ class Order:
     """What was asked for; the base is loaded when it is first needed."""
 
     def __init__(
-        self, base: str, weights: WeightsSource, transform_of: str | None, precision: str, store: str, device: str
+        self,
+        base: str,
+        weights: WeightsSource,
+        transform_of: str | None,
+        precision: str,
+        store: str,
+        device: str,
+        backend: str = "torch",
     ) -> None:
         self.named = {"base": base, "precision": precision, "storage": store}
         self.weights = weights
         self.transform_of = transform_of
         self.device = device
+        self.backend = backend
         self._base: Base | None = None
+
+    def on(self, device: str) -> "Order":
+        """Return the same order, for another device."""
+        named = self.named
+        return Order(
+            named["base"], self.weights, self.transform_of, named["precision"], named["storage"], device, self.backend
+        )
+
+    def devices(self) -> list[str]:
+        """Return every device that was asked for.
+
+        Raises:
+            BaseError: The machine has no such device.
+        """
+        from pipeline.base import choose_devices
+
+        return choose_devices(self.device)
 
     def made_from(self) -> dict[str, str]:
         """Everything that determines the recipe and can be known without torch."""
@@ -44,20 +69,29 @@ class Order:
         }
 
     def base(self, progress: Progress) -> "Base":
-        """Load the base, once."""
+        """Load the base, once; on the first device if several were asked for."""
         if self._base is None:
+            progress.note(f"loading {self.named['base']} with weights {self.weights}")
+            with progress.steps("importing", 1, "torch") as advance:  # which takes seconds
+                from torchvision import models  # noqa: F401 - what `load_base` imports, where it takes long
+
+                advance(1)
             from pipeline.base import load_base
 
-            progress.note(f"loading {self.named['base']} with weights {self.weights}")
             self._base = load_base(
                 self.named["base"],
                 self.weights,
                 transform_of=self.transform_of,
                 precision=self.named["precision"],
-                device=self.device,
+                device=self.devices()[0],
+                backend=self.backend,
                 progress=progress,
             )
         return self._base
+
+    def forget_base(self) -> None:
+        """Let go of the base, which is loaded anew if it is needed again."""
+        self._base = None
 
     def recipe(self, progress: Progress) -> Recipe:
         """Make the recipe; this loads the base."""

@@ -33,7 +33,7 @@ def base_of(
         WeightsError: The weights cannot be had, or are not those of the recipe.
         BaseError: The device is unknown or absent.
     """
-    from pipeline.base import load_base
+    from pipeline.base import choose_device, load_base
 
     if recipe.decoding != DECODE_VERSION:
         raise RunError(
@@ -57,7 +57,10 @@ def base_of(
             "Name where it is now: `--weights FILE`."
         )
     progress.note(f"loading {recipe.base} with weights {source}")
-    base = load_base(recipe.base, source, transform=transform, precision=recipe.precision, device=device)
+    target = str(choose_device(device))
+    # TF32 is a GPU's: a CPU computes what it rounds, in fp32.
+    precision = "fp32" if recipe.precision == "tf32" and target == "cpu" else recipe.precision
+    base = load_base(recipe.base, source, transform=transform, precision=precision, device=target)
     if base.weights_digest != recipe.weights_digest:
         raise WeightsError(
             f"{whose} needs {recipe.base} with weights {recipe.weights} (digest {recipe.weights_digest[:12]}…), but "

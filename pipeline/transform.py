@@ -21,6 +21,7 @@ from pipeline.errors import BaseError, UnreadableImage
 from pipeline.memory import enough_memory
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from pipeline.weights import WeightsSource
@@ -127,10 +128,7 @@ class Transform:
         return np.array(resized.crop((left, top, left + self.crop_size, top + self.crop_size)))
 
     def normalise(self, pixels: npt.NDArray[np.uint8], device: str = "cpu") -> Tensor:
-        """Scale and normalise the pixels of several images.
-
-        Every level is looked up in a table that torchvision's own arithmetic filled on the CPU, so that the result is
-        that of torchvision's preset bit for bit on every device: on a GPU it would divide by multiplying.
+        """Scale and normalise the pixels of several images, bit for bit as torchvision's preset does.
 
         Args:
             pixels: Array (n, S, S, 3).
@@ -144,11 +142,22 @@ class Transform:
         """
         import torch
 
-        no_room = BaseError(f"There is no memory on {device} for a batch of {len(pixels)} images: lower --batch-size.")
-        with enough_memory(no_room):
-            channels = torch.arange(CHANNELS, device=device)
-            levels = torch.from_numpy(pixels).to(device).long()
-            return _normalised_levels(self.mean, self.std).to(device)[channels, levels].permute(0, 3, 1, 2)
+        with enough_memory(no_room(device, len(pixels))):
+            return self.normalise_there(torch.from_numpy(pixels).to(device))
+
+    def normalise_there(self, pixels: Tensor) -> Tensor:
+        """Scale and normalise as `normalise` does, on whatever device the pixels (n, S, S, 3) are."""
+        import torch
+
+        with enough_memory(no_room(pixels.device, len(pixels))):
+            if pixels.device.type == "cpu":
+                normalised = pixels.float().div_(LEVELS - 1)  # torchvision's arithmetic, in its order
+                normalised.sub_(torch.tensor(self.mean)).div_(torch.tensor(self.std))
+            else:
+                # A GPU divides by multiplying: every level is looked up in a table that the CPU filled.
+                channels = torch.arange(CHANNELS, device=pixels.device)
+                normalised = _normalised_levels(self.mean, self.std, pixels.device)[channels, pixels.long()]
+            return normalised.permute(0, 3, 1, 2)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform one image.
@@ -165,15 +174,20 @@ class Transform:
         return self.normalise(self.pixels(image)[None])[0]
 
 
+def no_room(device: object, images: int) -> BaseError:
+    """Make the failure of a device that has no room for a batch of so many images."""
+    return BaseError(f"There is no memory on {device} for a batch of {images} images: lower --batch-size.")
+
+
 @lru_cache(maxsize=8)
-def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def _normalised_levels(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
     """Return what each channel's levels become, (3, 256)."""
     import torch
     from torchvision.transforms import functional
 
     levels = torch.arange(LEVELS, dtype=torch.uint8).expand(CHANNELS, 1, LEVELS)
     table: Tensor = functional.normalize(functional.convert_image_dtype(levels), list(mean), list(std))
-    return table[:, 0]
+    return table[:, 0].to(device)
 
 
 def _start(side: int, crop: int) -> int:

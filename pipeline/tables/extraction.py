@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pipeline.data_set import Download
     from pipeline.extraction import Extraction
 
+BOTTLENECK = 0.25  # of the time, from which on it is said what the base waited for
+WORTH_SAYING = 5.0  # seconds; before that it waits for processes to start
+
 
 def show_download(result: "Download", console: Console) -> None:
     """Say what was downloaded, and whom to cite."""
@@ -42,9 +45,18 @@ def show_extraction(result: "Extraction", console: Console) -> None:
         )
     if result.shares:
         shares = ", ".join(f"{what} {share:.0%}" for what, share in result.shares.items())
-        said.append(f"Time went to: {shares} (decoding: only what the base had to wait for).")
+        rate = (result.computed + result.views_computed) / result.working
+        said.append(f"{rate:.3g} features/s. Time went to: {shares} (decoding: only what the base had to wait for).")
     print_lines(console, said)
     print_notes(console, [RANDOM_WEIGHTS] if result.random_weights else [])
+    if result.shares.get("decoding", 0) > BOTTLENECK and result.working > WORTH_SAYING:
+        print_notes(
+            console,
+            [
+                f"decoding is the bottleneck: the base waited for it {result.shares['decoding']:.0%} of the time. "
+                "More --workers, more processors or a faster disk would help; another --precision or device would not"
+            ],
+        )
     if result.strays:
         print_notes(console, [f"{counted(len(result.strays), 'image')} outside every class folder, left out:"])
         print_lines(console, [f"  {path}" for path in result.strays])

@@ -19,18 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from pipeline.base import (
-    AUXILIARY,
-    LAST_STAGES,
-    Base,
-    _build,
-    _parameters_without_storage,
-    base_names,
-    choose_device,
-    dimension_of,
-    load_base,
-)
+from pipeline.base import Base, base_names, choose_device, load_base
 from pipeline.errors import BaseError, UnreadableImage, WeightsError
+from pipeline.network import AUXILIARY, LAST_STAGES, build, parameters_without_storage, sizes_of
 from pipeline.transform import Transform, transform_of_weights
 from pipeline.weights import WeightsSource, entry, tensor_digest
 
@@ -168,10 +159,10 @@ def test_another_seed_gives_another_digest() -> None:
 @pytest.mark.parametrize("name", base_names())
 def test_every_base_gives_what_its_first_projection_takes(name: str) -> None:
     side = transform_of_weights(name, WeightsSource.parse("random:0")).crop_size
-    with _parameters_without_storage():
-        projection = first_projection(_build(name, side, initialised=False))
+    with parameters_without_storage():
+        projection = first_projection(build(name, side, initialised=False))
     width = projection.in_channels if isinstance(projection, nn.Conv2d) else projection.in_features
-    assert dimension_of(name, side) == width
+    assert sizes_of(name, side).dimension == width
 
 
 @cache
@@ -284,8 +275,8 @@ def test_the_feature_weights_of_vgg16_bring_their_own_transform(tmp_path: Path) 
     assert transform_of_weights("vgg16", WeightsSource.parse("imagenet:IMAGENET1K_FEATURES")) == trap
     assert transform_of_weights("vgg16", WeightsSource.parse("imagenet")) == plain
     # torchvision: "missing values in the classifier module"; only the convolutions are valid.
-    with _parameters_without_storage():
-        network = _build("vgg16", 224, initialised=False)
+    with parameters_without_storage():
+        network = build("vgg16", 224, initialised=False)
     state = {n: torch.ones(t.shape) for n, t in network.state_dict().items() if n.startswith("features.")}
     state["classifier.0.weight"] = torch.full((4096, 8), torch.nan)
     downloaded = load_base("vgg16", write(tmp_path / "vgg16_features-amdegroot-88682ab5.pth", state))
@@ -304,7 +295,8 @@ def test_networks_without_a_first_entry_take_the_one_with_the_smallest_images() 
 
 
 def test_a_vision_transformer_is_built_for_the_size_of_its_transform() -> None:
-    assert dimension_of("vit_b_16", Transform.of(entry("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")).crop_size) == 768
+    side = Transform.of(entry("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")).crop_size
+    assert sizes_of("vit_b_16", side).dimension == 768
 
 
 @settings(deadline=None, max_examples=20)
@@ -352,13 +344,16 @@ def test_lower_precision_gives_float32_features_close_to_fp32(precision: str) ->
 def test_what_a_machine_or_torchvision_lacks_is_said() -> None:
     with pytest.raises(BaseError, match=r"'resnet500' .* did you mean resnet50"):
         load_base("resnet500", "random:0")
-    with pytest.raises(BaseError, match="choose fp32, bf16, fp16"):
+    with pytest.raises(BaseError, match="choose fp32, tf32, bf16, fp16"):
         load_base("squeezenet1_1", "random:0", precision="fp8")
     for wrong in ("gpu", "mps", "meta"):
         with pytest.raises(BaseError, match="choose auto, cpu, cuda"):
             choose_device(wrong)
     with pytest.raises(BaseError, match=r"cuda:99 was asked for, and torch sees \d+ CUDA devices"):
         choose_device("cuda:99")
+    assert str(choose_device("cpu:0")) == "cpu"
+    with pytest.raises(BaseError, match=r"tf32 is arithmetic that GPUs have, .* choose fp32 or bf16"):
+        load_base("squeezenet1_1", "random:0", precision="tf32")
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -374,7 +369,8 @@ def test_the_table_of_the_docs_is_what_the_code_says() -> None:
     page = (Path(__file__).parents[2] / "docs" / "bases.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
     assert rows == [
-        (name, str(side), str(dimension_of(name, side))) for name, (_, side) in sorted({**NAMED, **OTHERS}.items())
+        (name, str(side), str(sizes_of(name, side).dimension))
+        for name, (_, side) in sorted({**NAMED, **OTHERS}.items())
     ]
 
 

@@ -1,6 +1,5 @@
 """Plans hold everything once and in order; a shard holds what it says; nothing infinite is stored."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,12 +101,17 @@ def test_what_is_left_after_any_plan_is_cut_as_it_would_have_been(group: dict[st
 def test_shares_add_up_to_one() -> None:
     clock = Clock()
     assert clock.shares() == {}
-    clock.add("base", time.perf_counter() - 3)
-    clock.add("writing", time.perf_counter() - 1)
-    shares = clock.shares()
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["base"] == pytest.approx(0.75, abs=1e-3)
-    assert shares["decoding"] == 0
+    clock.spent |= {"base": 3.0, "writing": 1.0}
+    assert clock.shares() == {"base": 0.75, "decoding": 0, "writing": 0.25}
+
+
+def test_time_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0, 7.0, 8.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()
+    with clock.on("base"), clock.on("decoding"):  # begun at 0 and 2, ended at 7 and 8
+        pass
+    assert clock.spent == {"base": 3.0, "decoding": 5.0, "writing": 0.0}
 
 
 def test_a_file_that_changed_or_went_since_it_was_listed_has_no_feature(
@@ -196,7 +200,7 @@ def test_an_image_that_went_while_its_views_were_made_loses_them_all(
         _View(gone, 2, None, "went"),
         _View(last, 5, pixels, ""),
     ]
-    failures = Computing(empty, drawn, 2, 1, Counted())._shard(base, iter(views), 4, lambda done: None)
+    failures = Computing(empty, drawn, 2, 1, Counted()).store(base, iter(views), [4], lambda done: None)
     assert failures == {gone: "went"}
     (shard,) = empty.shards()
     assert (shard.digests, shard.views, shard.failures) == ((whole, last), (1, 5), failures)

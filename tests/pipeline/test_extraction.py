@@ -345,7 +345,7 @@ def test_a_cache_inside_the_image_set_is_refused(few: Path, inside: str) -> None
         ),
         ({"device": "abacus"}, BaseError, "abacus.* choose auto, cpu, cuda or cuda:1"),
         ({"device": "cuda:99"}, BaseError, "cuda:99 was asked for"),
-        ({"precision": "fp8"}, BaseError, "fp8.* choose fp32, bf16, fp16"),
+        ({"precision": "fp8"}, BaseError, "fp8.* choose fp32, tf32, bf16, fp16"),
         ({"base": "squeezenet1"}, BaseError, "did you mean squeezenet1_1"),
         ({"weights": "weights.txt"}, WeightsError, "name no source"),
         ({"weights": "absent.pth"}, WeightsError, "absent.pth not found"),
