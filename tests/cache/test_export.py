@@ -203,7 +203,7 @@ def test_a_shard_that_is_pruned_meanwhile_is_found_again(cache: FeatureCache, tm
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_memory_does_not_grow_with_the_features(tmp_path: Path, ending: str) -> None:
     recipe = replace(RECIPE, dimension=8192)
-    shards, size = 24, 32
+    shards, size = 48, 32
     cache = FeatureCache.create(tmp_path / "cache", recipe, {})
     for number in range(shards):
         block = np.full((size, recipe.dimension), number, dtype=np.float32)
@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_features(tmp_path: Path, ending: str) -> 
         tracemalloc.stop()
     shard = size * recipe.row_bytes
     assert done.size > shards * shard
-    assert peak < 8 * shard + 16_000_000 * (ending == ".npz")  # which takes its checksum in pieces
+    assert peak < 8 * shard + 20_000_000 * (ending == ".npz")  # which takes its checksum in pieces
     with h5py.File(done.file) if ending == ".h5" else np.load(done.file) as file:
         np.testing.assert_array_equal(file["features"][:, 0], np.repeat(np.arange(shards), size))
 
