@@ -10,19 +10,11 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.measuring import seconds
 from pipeline import extract, fit_head
 from pipeline.environment import machine, versions
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall time of a piece of work."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def main() -> None:

@@ -14,13 +14,12 @@ import json
 import shutil
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import seconds
 from cache import FeatureCache
 from pipeline import evaluate, extract, fit_head
 from pipeline.environment import machine, versions
@@ -29,13 +28,6 @@ from pipeline.metrics import bootstrap_interval
 from pipeline.options import seeds
 from pipeline.run import find_runs
 from pipeline.stored_predictions import stored_predictions
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall time of a piece of work."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def sample(images: Path, per_class: int, folder: Path) -> None:

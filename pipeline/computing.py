@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -147,7 +146,7 @@ class Computing:
         for left in shards:
             while left:
                 with self.clock.on("decoding"):
-                    taken = list(islice(views, min(left, self.batch_size)))
+                    taken = [next(views) for _ in range(min(left, self.batch_size))]
                     left -= len(taken)
                     rows = [(view.digest, view.number) for view in taken if view.pixels is not None]
                     failures = {view.digest: view.reason for view in taken if view.pixels is None}

@@ -39,7 +39,7 @@ def fit_groups(work: Sequence[tuple[Run, Path]], rows: Rows, advance: Callable[[
 
 
 def _fit(group: Sequence[tuple[Run, Path]], rows: Rows, advance: Callable[[int], None]) -> None:
-    """Fit a group as one model and write its runs; in halves where the device has no room for it."""
+    """Fit a group as one model and write each run when it is fitted; in halves where the device has no room for it."""
     from pipeline.heads.together import fit_together
 
     val: tuple[Any, Any] = rows.validation
@@ -52,17 +52,17 @@ def _fit(group: Sequence[tuple[Run, Path]], rows: Rows, advance: Callable[[int],
         trained += 1
         advance(1)
 
+    def write(number: int) -> None:
+        run, folder = group[number]
+        advance(epochs_of(run) - write_run(run, heads[number], folder, (time.perf_counter() - started) / len(group)))
+
     try:
         with named(*(run for run, _ in group)):
-            fit_together(heads, rows.train[0], rows.train_labels, *val, on_epoch=tell, **watched)
+            fit_together(heads, rows.train[0], rows.train_labels, *val, on_epoch=tell, on_end=write, **watched)
+        return
     except HeadError as error:
         if len(group) == 1 or trained or not _lacks_memory(error):
             raise
-    else:
-        seconds = (time.perf_counter() - started) / len(group)
-        for (run, folder), head in zip(group, heads, strict=True):
-            advance(epochs_of(run) - write_run(run, head, folder, seconds))
-        return
     _free()
     half = len(group) // 2
     for part in (group[:half], group[half:]):

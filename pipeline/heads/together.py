@@ -32,6 +32,7 @@ def fit_together(
     on_epoch: Callable[[int, dict[str, Any]], None] | None = None,
     views: NDArray[Any] | None = None,
     threads: int | None = None,
+    on_end: Callable[[int], None] | None = None,
 ) -> None:
     """Fit several heads on the same rows: on a GPU as one model, on the CPU epoch by epoch in turn.
 
@@ -44,6 +45,7 @@ def fit_together(
         on_epoch: called with a head's number in `heads` and every new entry of its `history_`.
         views: several views of each row (V, N, D).
         threads: how many compute on the CPU.
+        on_end: called with a head's number when it is fitted.
 
     Raises:
         HeadValueError: as `MLPHead.fit` raises it.
@@ -74,7 +76,7 @@ def fit_together(
             trainer = InTurn(starts, orders, *parts, pool)
         else:
             trainer = Batched(starts, orders, *parts, device)
-        train(heads, trainer, on_epoch)
+        train(heads, trainer, on_epoch, on_end)
 
 
 class InTurn:

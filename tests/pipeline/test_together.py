@@ -64,6 +64,21 @@ def test_every_run_is_what_it_would_be_alone(
             assert mine.timings["fit"] > 0
 
 
+def test_a_run_that_diverges_takes_no_other_along(
+    source: Source, split: Split, tmp_path: Path, grouped: list[list[str]]
+) -> None:
+    asked = {"good": 1e-2, "wild": 1e30}
+    some = [
+        plan(source, split, tmp_path, name=name, seeds=(0,), views=2, parameters={"epochs": 3, "lr": lr})
+        for name, lr in asked.items()
+    ]
+    with pytest.raises(HeadError, match=r"wild.*cannot be fitted: The training loss is .*lr=1e\+30.*diverged"):
+        fit(some, source, split, Given())
+    assert len(grouped) == 1
+    assert len(Run.read(tmp_path / "good" / "seed-0000").history) == 3
+    assert not (tmp_path / "wild" / "seed-0000").exists()
+
+
 def test_only_what_is_trained_in_epochs_on_a_gpu_is_trained_together(
     source: Source, split: Split, tmp_path: Path
 ) -> None:
