@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from pipeline.heads.dropout import Dropout
 
@@ -68,20 +67,22 @@ class Adam:
 
     def step(self) -> None:
         """Move the weights by what the gradients say."""
-        adam(
+        # What `torch.optim.Adam(fused=True)` calls, without the checks that take longer than a small layer's step.
+        for steps in self.steps:
+            steps.add_(1)
+        torch._fused_adam_(
             self.weights,
             self.gradients,
             self.means,
             self.squares,
             [],
             self.steps,
-            fused=True,
-            amsgrad=False,
+            lr=self.lr,
             beta1=0.9,
             beta2=0.999,
-            lr=self.lr,
             weight_decay=self.weight_decay,
             eps=1e-8,
+            amsgrad=False,
             maximize=False,
         )
 
@@ -113,7 +114,8 @@ class Block:
 
     def learn(self, delta: Tensor) -> None:
         """Take the step that delta, the loss's slope in the scores, asks for on the batch that was read last."""
-        torch.mm(delta.T, self.inputs[: len(delta)], out=self.adam.gradients[0])
+        # By NumPy: for this shape its product is a tenth quicker than torch's.
+        np.matmul(delta.numpy().T, self.inputs[: len(delta)].numpy(), out=self.adam.gradients[0].numpy())
         self.adam.step()
 
 

@@ -24,17 +24,19 @@ class Dropout:
         self.dropped = dropped_of(rate)
         self.scale = STEPS / (STEPS - self.dropped)
         # The generator that draws raw bits fastest: a tenth of the time that torch's takes.
-        self._generator = np.random.Generator(np.random.SFC64(seed))
+        self._generator = np.random.SFC64(seed)
 
     def keep(self, n: int) -> NDArray[np.uint8]:
         """Draw n masks: 1 keeps a feature and 0 drops it."""
         if self.dropped == STEPS // 2:
-            return np.unpackbits(np.frombuffer(self._generator.bytes(-(-n // 8)), np.uint8), count=n)
+            return np.unpackbits(self._draw(-(-n // 8)), count=n)
         if self.dropped % 2**8 == 0:
-            few = np.frombuffer(self._generator.bytes(n), np.uint8)
-            return (few >= self.dropped // 2**8).view(np.uint8)
-        many = np.frombuffer(self._generator.bytes(2 * n), np.uint16)
-        return (many >= self.dropped).view(np.uint8)
+            return (self._draw(n) >= self.dropped // 2**8).view(np.uint8)
+        return (self._draw(2 * n).view("<u2") >= self.dropped).view(np.uint8)
+
+    def _draw(self, n: int) -> NDArray[np.uint8]:
+        drawn = np.asarray(self._generator.random_raw(-(-n // 8)), "<u8")
+        return drawn.view(np.uint8)[:n]
 
 
 def dropped_of(rate: float) -> int:
