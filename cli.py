@@ -13,6 +13,7 @@ from pipeline import options
 from pipeline.commands import command
 from pipeline.data_set import DATA_SETS
 from pipeline.heads import HEADS
+from pipeline.wording import METRICS
 
 if TYPE_CHECKING:
     from pipeline.terminal import Output
@@ -27,6 +28,7 @@ Extract the features of labelled images once, fit any number of heads from them 
   manyheads extract  IMAGES CACHE     run the base over the images, once
   manyheads fit-head CACHE RUNS       train heads, one run a seed
   manyheads evaluate RUNS             metrics, ranking, confusion matrices
+  manyheads compare  RUNS             which is really better, and what is noise
   manyheads predict  RUN IMAGE...     name what is on new images
 
 \b
@@ -233,6 +235,26 @@ def evaluate_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> 
     from pipeline.tables import show_evaluation
 
     output.show(evaluate(*runs, progress=output.progress, **given), show_evaluation)
+
+
+@command(main, "compare")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--on", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
+@click.option("--metric", type=click.Choice(list(METRICS)), default="accuracy", show_default=True)
+@click.option("--cache", type=FOLDER, help="The feature cache, if it was moved.")
+@click.option("--images", type=FOLDER, help="The image set, if it was moved: baselines see its pixels.")
+@click.option("--out", type=FOLDER, help="Folder of the picture.  [default: the RUNS of the best name]")
+def compare_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> None:
+    """Say which name is really better, by how much, and what of it is noise.
+
+    RUNS are any mix of folders of runs, RUNS/NAME and single run folders; a name is compared with all its seeds and
+    splits. On stdout: the ranking, and every pair's difference with its interval and p-value. Beside the runs: both
+    as a picture.
+    """
+    from pipeline.comparison import compare
+    from pipeline.tables import show_comparison
+
+    output.show(compare(*runs, progress=output.progress, **given), show_comparison)
 
 
 @command(main, "predict")

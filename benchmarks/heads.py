@@ -112,8 +112,9 @@ def compare_accuracies(cache: FeatureCache, seeds: int, epochs: int, split: str)
     for seed in range(seeds):
         head = ours(rows, epochs, 16, [seed])[0]
         found["ours"].append(float(np.mean(head.predict(X) == codes)))
+        network = plain_loop(rows, epochs, 16, seed).eval()
         with torch.inference_mode():
-            scores = plain_loop(rows, epochs, 16, seed).eval()(torch.from_numpy(X))
+            scores = network(torch.from_numpy(X))
         found["plain loop"].append(float(np.mean(scores.argmax(1).numpy() == codes)))
     means = {name: statistics.fmean(some) for name, some in found.items()}
     return {"seeds": seeds, **means, "p": float(ttest_rel(*found.values()).pvalue)}

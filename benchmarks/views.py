@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.measuring import seconds
 from cache import FeatureCache
 from pipeline import evaluate, extract, fit_head
+from pipeline.difference import accuracy_difference
 from pipeline.environment import machine, versions
 from pipeline.image_set import read_image_set
-from pipeline.metrics import bootstrap_interval
 from pipeline.options import seeds
 from pipeline.run import find_runs
 from pipeline.stored_predictions import stored_predictions
@@ -50,7 +50,7 @@ def accuracy(runs: Path, counts: list[int]) -> list[dict[str, Any]]:
     first = correct[counts[0]]
     rows = []
     for count, right in correct.items():
-        difference = bootstrap_interval(right, first) if count != counts[0] else None
+        difference = accuracy_difference(right, first).triple[1:] if count != counts[0] else None
         means = right.mean(axis=1)
         rows.append(
             {

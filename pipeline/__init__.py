@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.baselines import fit_mlp as fit_mlp
     from pipeline.baselines import fit_scratch as fit_scratch
+    from pipeline.comparison import compare as compare
     from pipeline.data_set import download as download
     from pipeline.demo import run_demo as run_demo
     from pipeline.doctor import diagnose as diagnose
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.reproduction import reproduce as reproduce
 
 _HOMES = {
+    "compare": "pipeline.comparison",
     "diagnose": "pipeline.doctor",
     "download": "pipeline.data_set",
     "evaluate": "pipeline.evaluation",
@@ -35,6 +37,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "compare",
     "diagnose",
     "download",
     "evaluate",

@@ -1,25 +1,18 @@
 """Stage three, `evaluate`: store every run's predictions, and compute the metrics from what is stored."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from cache import FeatureCache
-from cache.atomic import remove_leftovers
-from pipeline.errors import RunError
+from pipeline.difference import difference, figure_of
 from pipeline.figures import draw_confusion
-from pipeline.image_set import read_image_set
-from pipeline.metrics import Metrics, Spread, bootstrap_interval, spread
+from pipeline.metrics import Metrics, Spread
+from pipeline.outcomes import METRICS, Outcome, read_outcomes
 from pipeline.progress import SILENT, Progress
-from pipeline.run import Run, find_runs
-from pipeline.split import NAMES
-from pipeline.stored_predictions import Inputs, predict_part, record, stored_predictions
-
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+from pipeline.run import Run
 
 
 @dataclass(frozen=True)
@@ -92,62 +85,24 @@ def evaluate(
         CacheError: The cache is gone or damaged.
         RecipeMismatch: The cache holds features of another recipe than the runs need.
     """
-    if on not in NAMES:
-        raise RunError(f"There is no part '{on}': choose {', '.join(NAMES)}.")
-    found = find_runs(runs)
-    if cache is not None:
-        FeatureCache.open(cache)  # also where stored predictions make it unnecessary: a wrong name must not pass
-    if images is not None:
-        read_image_set(images)  # likewise
-    groups: dict[Path, list[Run]] = {}
-    for run in found:
-        groups.setdefault(run.path.resolve().parent, []).append(run)
-    for folder, members in groups.items():
-        if len({run.seed for run in members}) < len(members):
-            raise RunError(
-                f"Several runs in {folder} have the same seed: {', '.join(run.path.name for run in members)}. A copy "
-                "would count twice; move it elsewhere."
-            )
-    inputs = Inputs(on, *(None if place is None else Path(place) for place in (cache, images)))
-    measured: dict[Path, Metrics] = {}
-    correct: dict[Path, list[npt.NDArray[np.bool_]]] = {}
-    changes: dict[Path, list[str]] = {}
-    with progress.steps("evaluating", len(found), "runs") as advance:
-        for folder, members in groups.items():
-            remove_leftovers(folder)
-            for run in members:
-                members[0].require_same(run)
-                remove_leftovers(run.path)
-                predictions = stored_predictions(run, on)
-                if predictions and (changed := inputs.changed(run)):
-                    changes.setdefault(folder, []).append(changed)
-                predictions = predictions or predict_part(run, on, inputs)
-                measured[run.path] = metrics = record(run, on, predictions)
-                _draw(run, on, metrics)
-                correct.setdefault(folder, []).append(predictions.correct)
-                advance(1)
-    stacked = {folder: np.stack(rows) for folder, rows in correct.items()}
-    order = sorted(groups, key=lambda folder: (-float(stacked[folder].mean()), str(folder)))
-    names = _names(groups)
-    best = order[0]
-    seen = {folder: members[0].digests[on] for folder, members in groups.items()}
-    summaries = tuple(
-        _summary(
-            names[folder],
-            groups[folder],
-            [measured[run.path] for run in groups[folder]],
-            stacked[folder],
-            stacked[best] if folder != best and seen[folder] == seen[best] else None,
-            on,
-            changes.get(folder, []),
-        )
-        for folder in order
+    outcomes = sorted(
+        read_outcomes(runs, on, cache, images, progress), key=lambda one: (-one.mean("accuracy"), str(one.folder))
     )
+    best = outcomes[0]
+    with progress.steps("drawing", sum(len(one.runs) for one in outcomes), "confusion matrices") as advance:
+        for outcome in outcomes:
+            for run, metrics in zip(outcome.runs, outcome.metrics, strict=True):
+                _draw(run, on, metrics)
+                advance(1)
     return Evaluation(
         part=on,
-        names=summaries,
-        runs={f"{names[folder]}/{run.path.name}": measured[run.path] for folder in order for run in groups[folder]},
-        comparable=len(set(seen.values())) == 1,
+        names=tuple(_summary(outcome, best, on) for outcome in outcomes),
+        runs={
+            f"{outcome.name}/{run.path.name}": metrics
+            for outcome in outcomes
+            for run, metrics in zip(outcome.runs, outcome.metrics, strict=True)
+        },
+        comparable=len({outcome.digests for outcome in outcomes}) == 1,
     )
 
 
@@ -156,46 +111,28 @@ def _draw(run: Run, part: str, metrics: Metrics) -> None:
     draw_confusion(np.array(metrics.confusion), metrics.classes, title, run.path / f"confusion-{part}.png")
 
 
-def _names(folders: Iterable[Path]) -> dict[Path, str]:
-    """Name each folder of runs, with as many of the folders above it as it takes to tell them apart."""
-    named: dict[Path, str] = {}
-    everything = list(folders)
-    for folder in everything:
-        tails = ((folder.parts[-length:], length) for length in range(1, len(folder.parts) + 1))
-        tail = next(tail for tail, n in tails if sum(other.parts[-n:] == tail for other in everything) == 1)
-        named[folder] = "/".join(tail)
-    return named
-
-
-def _summary(
-    name: str,
-    runs: Sequence[Run],
-    metrics: Sequence[Metrics],
-    correct: npt.NDArray[np.bool_],
-    best: npt.NDArray[np.bool_] | None,
-    part: str,
-    changes: Sequence[str],
-) -> Summary:
+def _summary(outcome: Outcome, best: Outcome, part: str) -> Summary:
     behind = None
-    if best is not None:
-        low, high = bootstrap_interval(correct, best)
-        behind = (float(correct.mean() - best.mean()), low, high)
-    accuracies = spread([one.accuracy for one in metrics])
+    if outcome is not best and outcome.digests == best.digests:
+        behind = difference(outcome, best, "accuracy")[0].triple
+    interval, runs = figure_of(outcome, "accuracy"), outcome.runs
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
-    title = f"{name}, {part}, {seeds}: {'mean ' if len(runs) > 1 else ''}accuracy {accuracies.mean:.4f}"
-    confusion = np.mean([one.confusion for one in metrics], axis=0)
-    picture = draw_confusion(confusion, metrics[0].classes, title, runs[0].path.parent / f"confusion-{part}.png")
+    title = (
+        f"{outcome.name}, {part}, {seeds}: {'mean ' if len(runs) > 1 else ''}accuracy {outcome.mean('accuracy'):.4f}"
+    )
+    confusion = np.mean([one.confusion for one in outcome.metrics], axis=0)
+    picture = draw_confusion(confusion, runs[0].classes, title, outcome.folder / f"confusion-{part}.png", vector=True)
     return Summary(
-        name=name,
+        name=outcome.name,
         head=runs[0].head,
         base=runs[0].recipe.base,
         weights=runs[0].recipe.weights,
-        folder=runs[0].path.parent,
-        seeds=tuple(run.seed for run in runs),
-        images=metrics[0].images,
-        metrics={key: spread([getattr(one, key) for one in metrics]) for key in METRICS},
-        interval=bootstrap_interval(correct),
+        folder=outcome.folder,
+        seeds=outcome.seeds,
+        images=outcome.images,
+        metrics={metric: outcome.spread(metric) for metric in METRICS},
+        interval=(interval.low, interval.high),
         behind=behind,
-        notes=tuple(dict.fromkeys((*(note for run in runs for note in run.notes), *changes))),
+        notes=outcome.notes,
         picture=picture,
     )

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import FeatureCache
+from pipeline.difference import accuracy_difference
 from pipeline.errors import HeadError
 from pipeline.fitting import draw_learning, fill_from, fit_head, require_head
-from pipeline.metrics import Metrics, Spread, bootstrap_interval, measure, spread
+from pipeline.metrics import Metrics, Spread, measure, spread
 from pipeline.options import value_text
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
@@ -242,7 +243,7 @@ def _rank(
     def behind(place: int) -> tuple[float, float, float] | None:
         if place == best:
             return None
-        return (means[place] - means[best], *bootstrap_interval(correct[place], correct[best]))
+        return accuracy_difference(correct[place], correct[best]).triple
 
     return tuple(
         Candidate(

@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-DRAWS = 4000  # bootstrap draws; the interval's ends then move by less than 0.1 points from seed to seed
-BLOCK = 2**20  # numbers that one step of the bootstrap holds
 
 
 @dataclass(frozen=True)
@@ -94,44 +90,3 @@ def spread(values: Sequence[float]) -> Spread:
     """Summarise a metric over seeds; the deviation is the sample's (n - 1)."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Spread(float(np.mean(values)), deviation, float(np.min(values)), float(np.max(values)))
-
-
-def bootstrap_interval(
-    correct: npt.NDArray[Any], other: npt.NDArray[Any] | None = None, seed: int = 0
-) -> tuple[float, float]:
-    """Return a 95 % interval of mean accuracy, or of the difference of two, over both seeds and images.
-
-    Seeds and images are drawn anew, with replacement and independently of each other, so that the interval holds
-    what training noise and the choice of test images do to the mean (Owen, "The pigeonhole bootstrap", Annals of
-    Applied Statistics 1(2), 2007, for two crossed factors). In a difference both sides get the same images: what
-    makes an image hard for both cancels out.
-
-    Args:
-        correct: (S, N): whether run s named image n rightly.
-        other: (T, N): the same of other runs on the same images, whose mean is taken off.
-        seed: Of the draws.
-
-    Returns:
-        The 2.5 % and 97.5 % quantiles of the mean.
-    """
-    generator = np.random.default_rng(seed)
-    sides = [correct] if other is None else [correct, other]
-    # Images that all runs treat alike are one pattern: drawing how often each pattern occurs is drawing images, and
-    # neither time nor memory grows with images that are all easy or all hopeless.
-    patterns, occurring = np.unique(np.vstack(sides).astype(np.float64), axis=1, return_counts=True)
-    images = int(occurring.sum())
-    runs = np.hstack([sign * _draws(generator, len(side)) for sign, side in zip((1, -1), sides, strict=False)])
-    means = np.empty(DRAWS)
-    step = max(1, BLOCK // len(occurring))
-    for start in range(0, DRAWS, step):
-        drawn = runs[start : start + step]
-        counts = generator.multinomial(images, occurring / images, size=len(drawn))
-        means[start : start + step] = np.einsum("dn,dn->d", drawn @ patterns, counts / images)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _draws(generator: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
-    """Draw `count` of `count` runs with replacement: (DRAWS, count) shares."""
-    shares: npt.NDArray[np.float64] = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
-    return shares

@@ -13,12 +13,13 @@ import numpy as np
 from cache import Entry, Index
 from cache.atomic import remove_leftovers, write_text
 from pipeline.baselines import fit_mlp, fit_scratch
+from pipeline.difference import accuracy_difference
 from pipeline.errors import RunError, SplitError
 from pipeline.evaluation import Evaluation, Summary, evaluate
 from pipeline.extraction import extract
 from pipeline.fitting import Fitting, fit_head
 from pipeline.image_set import read_image_set
-from pipeline.metrics import Spread, bootstrap_interval, spread
+from pipeline.metrics import Spread, spread
 from pipeline.paper import BATCH, TABLE_III, Published, mean_of_batch_means
 from pipeline.pixels import SIDE
 from pipeline.planning import checked_seeds
@@ -267,7 +268,7 @@ def _rows(fitted: Mapping[str, Sequence[Run]], validation: Evaluation, test: Eva
     """Make Table III; its rows stand in the paper's order."""
     correct = {name: np.stack([predictions_on_test(run).correct for run in runs]) for name, runs in fitted.items()}
     ahead = {
-        name: (float(correct[name].mean() - correct[other].mean()), *bootstrap_interval(correct[name], correct[other]))
+        name: accuracy_difference(correct[name], correct[other]).triple
         for name, other in pairwise(TABLE_III)
         if fitted[name][0].digests["test"] == fitted[other][0].digests["test"]
     }

@@ -3,8 +3,19 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.statistics import LEVEL
+
 if TYPE_CHECKING:
+    from pipeline.comparison import Comparison, Pair
     from pipeline.metrics import Spread
+
+# Name of each metric -> how it is written.
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "log_loss": "log loss",
+}
 
 
 def counted(count: int, noun: str) -> str:
@@ -58,6 +69,53 @@ def standing(name: str, best: str, behind: tuple[float, float, float], images: i
     points, interval, meaning = distance_text(behind)
     stands = f"level with {best}" if points == "0.0" else f"{points} points behind {best}"
     return f"{name} is {stands} (95 %: {interval}; {counted(images, 'image')}): {meaning}"
+
+
+def amount_text(metric: str, value: float) -> str:
+    """Write a difference of two figures: in points, or as it is where the metric is no share."""
+    return f"{value:.3f}" if metric == "log_loss" else f"{round(100 * value, 1) + 0.0:.1f} points"
+
+
+def ends_text(metric: str, low: float, high: float) -> str:
+    """Write the interval of a difference, in the unit of `amount_text`."""
+    if metric == "log_loss":
+        return f"{low:.3f} to {high:.3f}"
+    # Adding 0.0 turns -0.0 into 0.0.
+    return f"{round(100 * low, 1) + 0.0:.1f} to {round(100 * high, 1) + 0.0:.1f}"
+
+
+def p_text(p: float) -> str:
+    """Write a p-value: 0.24, 0.03, 0.004, < 0.001."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0095 else f"{p:.2f}"
+
+
+def pair_text(pair: "Pair", comparison: "Comparison") -> str:
+    """Say in one sentence, without its full stop, which of two names is better, or that this is noise."""
+    metric, found = comparison.metric, pair.difference
+    size = amount_text(metric, abs(found.value))
+    adjusted = p_text(pair.adjusted)
+    seen = [
+        ends_text(metric, found.low, found.high),
+        f"p {adjusted}" if adjusted[0] == "<" else f"p = {adjusted}",
+        _fits(pair, comparison),
+        counted(comparison.images, "image"),
+    ]
+    ground = f"({'; '.join(seen[:2])}; {', '.join(seen[2:])})"
+    if pair.shown:
+        return f"{pair.first} beats {pair.second} by {size} {ground}"
+    corrected = f", once corrected for {len(comparison.pairs)} pairs" if found.p < LEVEL else ""
+    return (
+        f"{pair.first} and {pair.second} are {size} apart {ground}: within noise{corrected}; seen here would be about "
+        f"{amount_text(metric, pair.detectable)}"
+    )
+
+
+def _fits(pair: "Pair", comparison: "Comparison") -> str:
+    """Say how many seeds and splits two names were compared over."""
+    one, other = (next(one for one in comparison.names if one.name == name) for name in (pair.first, pair.second))
+    counts = len(one.seeds), len(other.seeds)
+    seeds = counted(counts[0], "seed") if counts[0] == counts[1] else f"{counts[0]} and {counted(counts[1], 'seed')}"
+    return seeds if one.splits == 1 else f"{counted(one.splits, 'split')} with {seeds} each"
 
 
 def pace(rate: float, unit: str) -> str:

@@ -4,6 +4,7 @@ from pipeline.figures.canvas import DPI
 from pipeline.figures.confusion import CELL, LARGEST, SMALL_CELL, confusion_figure, draw_confusion
 from pipeline.figures.curves import curves_figure, draw_curves
 from pipeline.figures.detections import Example, detections_figure, draw_detections
+from pipeline.figures.ranking import Rank, draw_ranking, ranking_figure
 from pipeline.figures.saving import save_figure
 
 __all__ = [
@@ -12,11 +13,14 @@ __all__ = [
     "LARGEST",
     "SMALL_CELL",
     "Example",
+    "Rank",
     "confusion_figure",
     "curves_figure",
     "detections_figure",
     "draw_confusion",
     "draw_curves",
     "draw_detections",
+    "draw_ranking",
+    "ranking_figure",
     "save_figure",
 ]

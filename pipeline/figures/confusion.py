@@ -21,7 +21,9 @@ LARGEST = 40.0  # inches of the matrix
 VERSION = 1  # of the drawing: raise it when pictures change, so that old ones are drawn anew
 
 
-def draw_confusion(confusion: npt.NDArray[np.floating], classes: Sequence[str], title: str, path: Path) -> Path:
+def draw_confusion(
+    confusion: npt.NDArray[np.floating], classes: Sequence[str], title: str, path: Path, *, vector: bool = False
+) -> Path:
     """Draw a confusion matrix as PNG, unless the picture there was drawn from the same figures.
 
     Args:
@@ -29,6 +31,7 @@ def draw_confusion(confusion: npt.NDArray[np.floating], classes: Sequence[str], 
         classes: See `confusion_figure`.
         title: See `confusion_figure`.
         path: The file; it holds a digest of all the above.
+        vector: Whether an SVG is written beside it.
 
     Returns:
         The file.
@@ -37,7 +40,7 @@ def draw_confusion(confusion: npt.NDArray[np.floating], classes: Sequence[str], 
         NoRoom: The disk is full or read-only.
     """
     content = [VERSION, confusion.tolist(), list(classes), title]
-    return draw_once(path, content, lambda: confusion_figure(confusion, classes, title))
+    return draw_once(path, content, lambda: confusion_figure(confusion, classes, title), vector=vector)
 
 
 def confusion_figure(confusion: npt.NDArray[np.floating], classes: Sequence[str], title: str) -> "Figure":

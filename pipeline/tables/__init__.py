@@ -1,5 +1,6 @@
 """How results look as text: one function for each command's result, in a module for each stage."""
 
+from pipeline.tables.comparison import show_comparison
 from pipeline.tables.demo import show_demo
 from pipeline.tables.description import show_description
 from pipeline.tables.diagnosis import show_diagnosis
@@ -14,6 +15,7 @@ from pipeline.tables.verification import show_verification
 
 __all__ = [
     "csv_predictions",
+    "show_comparison",
     "show_demo",
     "show_description",
     "show_diagnosis",

@@ -148,7 +148,7 @@ def test_a_second_call_computes_and_writes_nothing(reproduced: Reproduction, dra
     again = reproduce(drawn, reproduced.out, **SMALL, progress=heard)
     assert moments(reproduced.out) == before
     # Images are read, so that a changed one is found; nothing is extracted or fitted.
-    assert set(heard.begun) <= {"reading", "checking", "evaluating"}
+    assert set(heard.begun) <= {"reading", "checking", "evaluating", "drawing"}
     assert replace(again, seconds=0) == replace(reproduced, seconds=0)
 
 

@@ -1,0 +1,232 @@
+"""Stage four, `compare`: which of several names is really better, by how much, and what of it is noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+from pipeline.difference import difference, figure_of
+from pipeline.errors import RunError
+from pipeline.figures import Rank, draw_ranking
+from pipeline.outcomes import METRICS, Outcome, read_outcomes
+from pipeline.progress import SILENT, Progress
+from pipeline.statistics import LEVEL, Components, Estimate, components, holm
+from pipeline.wording import METRICS as METRIC_TEXTS
+from pipeline.wording import counted
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a name stands.
+
+    Attributes:
+        name: The configuration's name; with its folder before it where two folders have runs of that name.
+        folder: RUNS/NAME.
+        figure: The mean of the metric with its 95 % interval.
+        deviation: Standard deviations of the metric between splits and between seeds.
+        seeds: The seeds of its runs.
+        splits: Splits that it was fitted on.
+        notes: What the user should know about these runs.
+    """
+
+    name: str
+    folder: Path
+    figure: Estimate
+    deviation: Components
+    seeds: tuple[int, ...]
+    splits: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two names, the one that ranks higher first.
+
+    Attributes:
+        first: The better name.
+        second: The other.
+        difference: The first one's figure minus the second's, with its 95 % interval and the test's p-value.
+        adjusted: The p-value after Holm's correction for all pairs.
+        detectable: The smallest true difference that would be seen four times in five.
+        method: The test.
+    """
+
+    first: str
+    second: str
+    difference: Estimate
+    adjusted: float
+    detectable: float
+    method: str
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is more than noise: the adjusted p-value is below 5 %."""
+        return self.adjusted < LEVEL
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        part: The part of the split.
+        metric: What names are ranked by.
+        images: Images that every run was measured on, in each split.
+        names: From the best on.
+        pairs: Every two of them, in the order of the ranking.
+        notes: What limits the comparison.
+        picture: The ranking, drawn; an SVG of the same name is beside it.
+    """
+
+    part: str
+    metric: str
+    images: int
+    names: tuple[Standing, ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+    picture: Path
+
+
+def compare(
+    *runs: Path | str,
+    on: Literal["test", "val", "train"] = "test",
+    metric: str = "accuracy",
+    cache: Path | str | None = None,
+    images: Path | str | None = None,
+    out: Path | str | None = None,
+    progress: Progress = SILENT,
+) -> Comparison:
+    """Compare names, each with all its runs, on one part of their split.
+
+    Args:
+        *runs: Any mix of RUNS, RUNS/NAME and single run folders.
+        on: The part: `test`, `val` or `train`.
+        metric: `accuracy`, `balanced_accuracy`, `macro_f1` or `log_loss`.
+        cache: The feature cache, if it is no longer where the runs were fitted from.
+        images: The image set, if it is no longer where baselines were fitted from.
+        out: Folder of the picture; the RUNS of the best name if not given.
+        progress: Told what happens.
+
+    Returns:
+        The ranking, and the difference of every pair.
+
+    Raises:
+        RunError: There are no two names, or they saw other images, classes or splits; as for `evaluate`.
+        CacheError: The cache is gone or damaged.
+        RecipeMismatch: The cache holds features of another recipe than the runs need.
+    """
+    if metric not in METRICS:
+        raise RunError(f"There is no metric '{metric}': choose {', '.join(METRICS)}.")
+    outcomes = read_outcomes(runs, on, cache, images, progress)
+    if len(outcomes) < 2:
+        raise RunError(
+            f"All runs are of one name, {outcomes[0].name}: there is nothing to compare them with. Name the runs of "
+            f"another one too, or see what these achieved with `manyheads evaluate {outcomes[0].folder}`."
+        )
+    require_comparable(outcomes)
+    sign = -1 if metric == "log_loss" else 1
+    ranked = sorted(outcomes, key=lambda one: (-sign * one.mean(metric), str(one.folder)))
+    tests = []
+    with progress.steps("comparing", len(ranked) * (len(ranked) - 1) // 2, "pairs") as advance:
+        for first, second in combinations(ranked, 2):
+            tests.append((first.name, second.name, *difference(first, second, metric)))
+            advance(1)
+    adjusted = holm([estimate.p for _, _, estimate, _ in tests])
+    names = tuple(_standing(outcome, metric) for outcome in ranked)
+    pairs = tuple(
+        Pair(first, second, estimate, p, estimate.detectable, method)
+        for (first, second, estimate, method), p in zip(tests, adjusted, strict=True)
+    )
+    return Comparison(
+        part=on,
+        metric=metric,
+        images=outcomes[0].images,
+        names=names,
+        pairs=pairs,
+        notes=_limits(ranked),
+        picture=_draw(ranked, names, pairs, metric, Path(ranked[0].folder.parent if out is None else out)),
+    )
+
+
+def require_comparable(outcomes: Sequence[Outcome]) -> None:
+    """Refuse names whose figures cannot be set against each other.
+
+    Raises:
+        RunError: Says which names differ in classes or images, and what to do.
+    """
+    first = outcomes[0]
+    for other in outcomes[1:]:
+        classes, others = set(first.runs[0].classes), set(other.runs[0].classes)
+        if classes != others:
+            raise RunError(
+                f"{first.name} and {other.name} know other classes ({len(classes)} and {len(others)}, "
+                f"{len(classes & others)} in common): their figures cannot be compared. Name runs of the same classes."
+            )
+        if first.digests != other.digests:
+            raise RunError(_other_images(first, other))
+
+
+def _other_images(first: Outcome, other: Outcome) -> str:
+    both = f"{first.name} and {other.name}"
+    if len(first.trials) > 1 or len(other.trials) > 1:
+        shared = len(first.digests & other.digests)
+        return (
+            f"{both} were fitted on other splits ({len(first.trials)} and {len(other.trials)}, {shared} in common), so "
+            "they cannot be compared pair by pair. Fit both with the same `--resplits`, `--split` and `--split-seed`."
+        )
+    part = first.trials[0].part
+    one, two = (set(outcome.runs[0].images[part]) for outcome in (first, other))
+    return (
+        f"{both} saw other {part} images ({len(one)} and {len(two)}, {len(one & two)} of the same name): a difference "
+        "between them could be that of the images. Fit both on the same images with the same `--split` and "
+        "`--split-seed`."
+    )
+
+
+def _standing(outcome: Outcome, metric: str) -> Standing:
+    return Standing(
+        name=outcome.name,
+        folder=outcome.folder,
+        figure=figure_of(outcome, metric),
+        deviation=components(outcome.figures(metric)),
+        seeds=outcome.seeds,
+        splits=len(outcome.trials),
+        notes=outcome.notes,
+    )
+
+
+def _draw(
+    outcomes: Sequence[Outcome], names: Sequence[Standing], pairs: Sequence[Pair], metric: str, folder: Path
+) -> Path:
+    best = {pair.second: pair for pair in pairs if pair.first == names[0].name}
+    ranks = [
+        Rank(
+            *(standing.name, *standing.figure.triple),
+            runs=tuple(figure for some in outcome.figures(metric) for figure in some),
+            behind=best[standing.name].difference.triple if standing.name in best else None,
+            shown=standing.name in best and best[standing.name].shown,
+        )
+        for standing, outcome in zip(names, outcomes, strict=True)
+    ]
+    part, images = outcomes[0].trials[0].part, counted(outcomes[0].images, "image")
+    title = f"{METRIC_TEXTS[metric]} on {part}, {images}"
+    file = f"comparison-{part}.png" if metric == "accuracy" else f"comparison-{part}-{metric}.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    return draw_ranking(ranks, METRIC_TEXTS[metric], title, folder / file, points=metric != "log_loss")
+
+
+def _limits(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """Say what the tests cannot know."""
+    notes = []
+    alone = [one.name for one in outcomes if len(one.seeds) == 1 and one.runs[0].seeded]
+    if alone:
+        notes.append(
+            f"{', '.join(alone)}: one seed says nothing of training noise; with another seed the difference may be "
+            "another"
+        )
+    if len(outcomes[0].trials) == 1:
+        notes.append(
+            "one split: what another choice of training images would do is not in these intervals (`--resplits`)"
+        )
+    return tuple(notes)

@@ -1,0 +1,91 @@
+"""Which name is better, pair by pair, and what of it is within noise."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.printable import printable
+from pipeline.tables.printing import print_fitting, print_lines, print_notes
+from pipeline.wording import METRICS, amount_text, counted, ends_text, p_text, pair_text
+
+if TYPE_CHECKING:
+    from pipeline.comparison import Comparison, Pair
+
+NAMES = ("95 %", "seeds", "between seeds", "splits", "between splits")
+PAIRS = ("difference", "p, Holm", "95 %", "p", "detectable", "")
+MOST = 15  # pairs that are shown; all of them with --json
+
+
+def show_comparison(result: "Comparison", console: Console) -> None:
+    """Draw the ranking and the pairs, and say in plain words what they mean."""
+    metric = METRICS[result.metric]
+    print_fitting(console, NAMES, partial(_ranking, result), least=2)
+    # Of very many, those with the best name tell what to choose.
+    shown = [pair for pair in result.pairs if len(result.pairs) <= MOST or pair.first == result.names[0].name]
+    print_fitting(console, PAIRS, partial(_pairs, result, shown), least=2)
+    print_lines(console, [pair_text(pair, result) for pair in shown])
+    if len(shown) < len(result.pairs):
+        print_notes(console, [f"of {len(result.pairs)} pairs only those of the best are shown; --json has all"])
+    methods = dict.fromkeys(pair.method for pair in result.pairs)
+    print_lines(
+        console,
+        [
+            f"{metric}; test: {', '.join(methods)}; p, Holm: corrected for {counted(len(result.pairs), 'pair')}; "
+            "detectable: the true difference that would be seen four times in five"
+        ],
+    )
+    noted: dict[str, list[str]] = {}
+    for standing in result.names:
+        for note in standing.notes:
+            noted.setdefault(note, []).append(standing.name)
+    everywhere = len(result.names)
+    print_notes(
+        console,
+        [
+            *(note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items()),
+            *result.notes,
+        ],
+    )
+    print_lines(console, [f"picture: {result.picture}, and as SVG beside it"])
+
+
+def _ranking(result: "Comparison", columns: Sequence[str]) -> Table:
+    table = Table(title=f"{result.part}, {counted(result.images, 'image')}", title_justify="left")
+    table.add_column("name", overflow="fold")
+    for heading in (METRICS[result.metric], *columns):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for standing in result.names:
+        figure, deviation = standing.figure, standing.deviation
+        cells = (
+            f"{figure.low:.3f} to {figure.high:.3f}",
+            str(len(standing.seeds)),
+            "" if deviation.seeds is None else f"± {deviation.seeds:.4f}",
+            str(standing.splits),
+            "" if deviation.splits is None else f"± {deviation.splits:.4f}",
+        )
+        table.add_row(Text(printable(standing.name)), f"{figure.value:.4f}", *cells[: len(columns)])
+    return table
+
+
+def _pairs(result: "Comparison", pairs: Sequence["Pair"], columns: Sequence[str]) -> Table:
+    table = Table()
+    for heading in ("better", "than"):
+        table.add_column(heading, overflow="fold")
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for pair in pairs:
+        found = pair.difference
+        cells = (
+            amount_text(result.metric, found.value),
+            p_text(pair.adjusted),
+            ends_text(result.metric, found.low, found.high),
+            p_text(found.p),
+            amount_text(result.metric, pair.detectable),
+            "more than noise" if pair.shown else "within noise",
+        )
+        table.add_row(*(Text(printable(name)) for name in (pair.first, pair.second)), *cells[: len(columns)])
+    return table
