@@ -12,6 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from benchmarks.false_alarms import easiness, named
 from pipeline import statistics
 from pipeline.difference import accuracy_difference, accuracy_of, share
 from pipeline.statistics import (
@@ -96,18 +97,6 @@ def test_equal_figures_on_every_split_are_no_difference() -> None:
     assert corrected_resampled([0.1, 0.1, 0.1], 80, 10).p < 1e-9
 
 
-def hard(generator: np.random.Generator, images: int) -> npt.NDArray[np.float64]:
-    return generator.normal(1.8, 1.5, images)
-
-
-def side(
-    generator: np.random.Generator, images: npt.NDArray[np.float64], seeds: int, own: float, training: float
-) -> Correct:
-    """Draw runs on images of given ease: what the configuration finds easy, how good each seed is, and chance."""
-    ease = images + generator.normal(0, own, len(images)) + generator.normal(0, training, (seeds, 1))
-    return np.asarray(ease + generator.normal(0, 0.7, ease.shape) > 0)
-
-
 @pytest.mark.parametrize(
     ("seeds", "own", "training"),
     [((1, 1), 0.5, 0.0), ((2, 2), 0.5, 0.15), ((3, 3), 1.5, 0.0), ((10, 10), 0.5, 0.15), ((10, 3), 0.2, 0.4)],
@@ -119,8 +108,8 @@ def test_at_most_one_difference_in_twenty_is_seen_where_there_is_none(
     generator = np.random.default_rng(0)
     rounds, seen = 1000, 0
     for _ in range(rounds):
-        images = hard(generator, 210)
-        found = accuracy_difference(*(side(generator, images, count, own, training) for count in seeds))
+        images = easiness(generator, 210)
+        found = accuracy_difference(*(named(generator, images, count, own, training) for count in seeds))
         seen += found.p < 0.05
     print(seen / rounds)
     assert seen / rounds <= 0.055
@@ -131,8 +120,8 @@ def test_a_difference_that_is_detectable_is_detected_four_times_in_five() -> Non
     gap, seen, detectable = 0.42, 0, []
     truth = []
     for _ in range(150):
-        images = hard(generator, 210)
-        first, second = side(generator, images + gap, 5, 0.5, 0.1), side(generator, images, 5, 0.5, 0.1)
+        images = easiness(generator, 210)
+        first, second = named(generator, images + gap, 5, 0.5, 0.1), named(generator, images, 5, 0.5, 0.1)
         found = accuracy_difference(first, second)
         seen += found.p < 0.05
         detectable.append(found.detectable)
@@ -146,9 +135,9 @@ def test_a_difference_that_is_detectable_is_detected_four_times_in_five() -> Non
 def test_95_percent_are_about_95_percent(runs: int, images: int) -> None:
     generator = np.random.default_rng(3)
     held = 0
-    truth = float(np.mean(side(generator, hard(generator, 10**6), 1, 0.5, 0.0)))
+    truth = float(np.mean(named(generator, easiness(generator, 10**6), 1, 0.5, 0.0)))
     for _ in range(300):
-        found = accuracy_of(side(generator, hard(generator, images), runs, 0.5, 0.0))
+        found = accuracy_of(named(generator, easiness(generator, images), runs, 0.5, 0.0))
         held += found.low <= truth <= found.high
     assert 0.92 <= held / 300 <= 0.985
 
@@ -157,7 +146,7 @@ def test_95_percent_are_about_95_percent(runs: int, images: int) -> None:
 @given(seed=st.integers(0, 10**6), runs=st.integers(1, 4), images=st.integers(2, 80))
 def test_an_interval_holds_its_mean_whatever_the_order(seed: int, runs: int, images: int) -> None:
     generator = np.random.default_rng(seed)
-    correct = side(generator, hard(generator, images), runs, 0.5, 0.1)
+    correct = named(generator, easiness(generator, images), runs, 0.5, 0.1)
     found = accuracy_of(correct)
     assert 0 <= found.low <= found.value <= found.high <= 1
     turned = accuracy_of(correct[:, generator.permutation(images)])
@@ -186,8 +175,8 @@ def test_more_images_narrow_a_difference_and_noisy_seeds_widen_it() -> None:
     generator = np.random.default_rng(0)
 
     def width(images: int, training: float) -> float:
-        ease = hard(generator, images)
-        found = accuracy_difference(*(side(generator, ease, 6, 0.5, training) for _ in range(2)))
+        ease = easiness(generator, images)
+        found = accuracy_difference(*(named(generator, ease, 6, 0.5, training) for _ in range(2)))
         return found.high - found.low
 
     assert width(3200, 0.0) < width(800, 0.0) < width(200, 0.0)
@@ -196,16 +185,16 @@ def test_more_images_narrow_a_difference_and_noisy_seeds_widen_it() -> None:
 
 def test_what_is_hard_for_both_cancels_out() -> None:
     generator = np.random.default_rng(1)
-    ease = hard(generator, 300)
-    first, second = (side(generator, ease, 5, 0.0, 0.0) for _ in range(2))
+    ease = easiness(generator, 300)
+    first, second = (named(generator, ease, 5, 0.0, 0.0) for _ in range(2))
     apart, alone = accuracy_difference(first, second), accuracy_of(first)
     assert apart.high - apart.low < alone.high - alone.low
 
 
 def test_a_difference_is_the_same_from_both_sides() -> None:
     generator = np.random.default_rng(2)
-    ease = hard(generator, 150)
-    first, second = side(generator, ease, 3, 0.5, 0.1), side(generator, ease + 0.3, 4, 0.5, 0.1)
+    ease = easiness(generator, 150)
+    first, second = named(generator, ease, 3, 0.5, 0.1), named(generator, ease + 0.3, 4, 0.5, 0.1)
     one, other = difference_of(first, second, share), difference_of(second, first, share)
     assert one.value == pytest.approx(-other.value)
     assert one.error == pytest.approx(other.error, rel=0.05)

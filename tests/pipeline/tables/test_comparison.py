@@ -1,6 +1,7 @@
 """The comparison in words: what is shown, what is noise, and what a terminal has room for."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipeline.tables import show_comparison
 
 @pytest.fixture(scope="module")
 def result(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return compare(fitted, out=tmp_path_factory.mktemp("compared"))
+    return compare(shutil.copytree(fitted, tmp_path_factory.mktemp("compared") / "runs"))
 
 
 def said(result: Comparison, width: int = 200) -> str:
