@@ -129,6 +129,7 @@ def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -
 )
 @options.USE_VIEWS
 @options.SPLIT
+@click.option("--resplits", type=click.IntRange(2), metavar="K", help="Fit on K drawn splits, all seeds on each.")
 @options.JOBS
 @options.MEMORY
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
@@ -148,6 +149,8 @@ def fit_head_command(
     asked = {name: value for name, value in given.items() if value is not None}
     asked = options.merged(asked, other)
     options.merged(asked, grid)
+    if grid and "resplits" in asked:
+        raise click.UsageError("--grid chooses on one validation part, --resplits draws several: give one of them.")
     if grid:
         output.show(fit_grid(cache, runs, grid, progress=output.progress, **asked), show_grid)
     else:

@@ -116,7 +116,7 @@ def fit_mlp(
     )
     fill = partial(_fill, Path(source.index.images), transform)
     fit_missing([plan], source.index, parts, fill, jobs, progress, f"fitting {name}")
-    return fitting_of(plan, plan.runs[0].notes, started, progress)
+    return fitting_of([plan], plan.runs[0].notes, started, progress)
 
 
 def fit_scratch(
@@ -198,7 +198,7 @@ def fit_scratch(
                     _train(run, partial(pictures_of, run, source.index, parts), folder, workers, progress)
         # Also where it was killed between the last two steps.
         checkpoint_of(folder).unlink(missing_ok=True)
-    return fitting_of(plan, plan.runs[0].notes, started, progress)
+    return fitting_of([plan], plan.runs[0].notes, started, progress)
 
 
 def checkpoint_of(folder: Path) -> Path:

@@ -64,6 +64,11 @@ class Pair:
         """Whether the difference is more than noise: the adjusted p-value is below 5 %."""
         return self.adjusted < LEVEL
 
+    @property
+    def shown_alone(self) -> bool:
+        """Whether it would be, were this the only pair."""
+        return self.difference.p < LEVEL
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -26,9 +26,10 @@ class Summary:
         weights: The base's weights, as a person reads them.
         folder: RUNS/NAME.
         seeds: The seeds of its runs.
-        images: Images in the part.
-        metrics: accuracy, balanced_accuracy, macro_f1, log_loss -> spread over the seeds.
-        interval: 95 % interval of the mean accuracy, over seeds and images.
+        splits: Splits that they were fitted on.
+        images: Images in the part, of each split.
+        metrics: accuracy, balanced_accuracy, macro_f1, log_loss -> spread over the runs.
+        interval: 95 % interval of the mean accuracy, over seeds and images, or over splits.
         behind: Mean accuracy minus the best name's, so 0 or less, and the 95 % interval of that difference, over the
             seeds of both and the images, which are the same; None for the best, and where the images are others.
         notes: What the user should know about these runs.
@@ -41,6 +42,7 @@ class Summary:
     weights: str
     folder: Path
     seeds: tuple[int, ...]
+    splits: int
     images: int
     metrics: Mapping[str, Spread]
     interval: tuple[float, float]
@@ -98,7 +100,7 @@ def evaluate(
         part=on,
         names=tuple(_summary(outcome, best, on) for outcome in outcomes),
         runs={
-            f"{outcome.name}/{run.path.name}": metrics
+            f"{outcome.name}/{run.place}": metrics
             for outcome in outcomes
             for run, metrics in zip(outcome.runs, outcome.metrics, strict=True)
         },
@@ -116,7 +118,8 @@ def _summary(outcome: Outcome, best: Outcome, part: str) -> Summary:
     if outcome is not best and outcome.digests == best.digests:
         behind = difference(outcome, best, "accuracy")[0].triple
     interval, runs = figure_of(outcome, "accuracy"), outcome.runs
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
+    several = "seeds" if len(outcome.trials) == 1 else f"runs on {len(outcome.trials)} splits"
+    seeds = f"{len(runs)} {several}" if len(runs) > 1 else f"seed {runs[0].seed}"
     title = (
         f"{outcome.name}, {part}, {seeds}: {'mean ' if len(runs) > 1 else ''}accuracy {outcome.mean('accuracy'):.4f}"
     )
@@ -129,6 +132,7 @@ def _summary(outcome: Outcome, best: Outcome, part: str) -> Summary:
         weights=runs[0].recipe.weights,
         folder=outcome.folder,
         seeds=outcome.seeds,
+        splits=len(outcome.trials),
         images=outcome.images,
         metrics={metric: outcome.spread(metric) for metric in METRICS},
         interval=(interval.low, interval.high),

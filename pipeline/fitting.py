@@ -15,8 +15,9 @@ from pipeline.errors import HeadError
 from pipeline.heads import HEADS, head_spec
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
-from pipeline.run import ALL_ROWS, Run
-from pipeline.split import make_split
+from pipeline.run import ALL_ROWS, Run, split_folder
+from pipeline.split import Split, make_split, resplit
+from pipeline.statistics import Components, components
 from pipeline.streaming import buffer_for, fit_streamed
 from pipeline.workers import fit_missing
 
@@ -26,11 +27,13 @@ class Fitting:
     """What a fitting stage did.
 
     Attributes:
-        runs: Every run asked for, by seed.
+        runs: Every run asked for, by split and seed.
         fitted: How many of them were fitted now; the others were there.
         seconds: Wall time of the whole stage.
         notes: What the user should know about these runs.
         curves: The picture of the learning curves; None for heads that are not trained in epochs.
+        deviation: Standard deviations of the validation accuracy after the last epoch, between splits and between
+            seeds; None on one split, and for heads that are not trained in epochs.
     """
 
     runs: tuple[Run, ...]
@@ -38,6 +41,7 @@ class Fitting:
     seconds: float
     notes: tuple[str, ...]
     curves: Path | None = None
+    deviation: Components | None = None
 
 
 def fit_head(
@@ -50,6 +54,7 @@ def fit_head(
     use_views: int = 1,
     split: str | Path | None = None,
     split_seed: int = 0,
+    resplits: int | None = None,
     jobs: int | None = None,
     device: str = "cpu",
     memory: int | None = None,
@@ -71,6 +76,8 @@ def fit_head(
             are always on view 0.
         split: See `pipeline.split.make_split`.
         split_seed: Seed of a drawn split.
+        resplits: Draw so many splits, with the seeds from `split_seed` on, and fit every seed on each of them, as
+            RUNS/NAME/split-0000/seed-0000.
         jobs: Runs that are fitted side by side; one a processor if not given.
         device: Where heads that use torch are fitted: `cpu`, `cuda`, `cuda:1` or `auto`.
         memory: Bytes that fitting may take. Features that do not fit them, or the memory that is free, are streamed
@@ -95,35 +102,45 @@ def fit_head(
     asked = checked_seeds(seeds)
     opened = FeatureCache.open(cache)
     source = Source.of_cache(opened)
-    parts = make_split(source.index, split, split_seed)
     name = head if name is None else name
     require_name(name)
-    buffer = buffer_for(
-        source, parts, head=head, views=use_views, device=device, memory=memory, folders=[Path(runs) / name]
+    splits: dict[int | None, Split] = (
+        {None: make_split(source.index, split, split_seed)}
+        if resplits is None
+        else resplit(source.index, split, split_seed, resplits)
     )
-    plan = make_plan(
-        source,
-        parts,
-        Path(runs),
-        head=head,
-        name=name,
-        seeds=asked,
-        device=device,
-        parameters=parameters,
-        views=use_views,
-        shuffle=buffer.text if buffer else ALL_ROWS,
-    )
-    notes = plan.runs[0].notes
-    if not plan.runs[0].seeded and len(asked) > 1:
+    plans, buffers = [], []
+    for number, parts in splits.items():
+        folder = Path(runs) / name / split_folder(number)
+        buffer = buffer_for(source, parts, head=head, views=use_views, device=device, memory=memory, folders=[folder])
+        buffers.append(buffer)
+        plans.append(
+            make_plan(
+                source,
+                parts,
+                Path(runs),
+                head=head,
+                name=name,
+                seeds=asked,
+                device=device,
+                parameters=parameters,
+                views=use_views,
+                shuffle=buffer.text if buffer else ALL_ROWS,
+                resplit=number,
+            )
+        )
+    notes = tuple(dict.fromkeys(note for plan in plans for note in plan.runs[0].notes))
+    if not plans[0].runs[0].seeded and len(asked) > 1:
         notes = (*notes, f"{head} does not depend on the seed: fitted once, as seed 0")
     for note in notes:
         progress.note(note)
-    label = f"fitting {plan.runs[0].name}"
-    if buffer:
-        fit_streamed([plan], source, parts, opened, buffer, jobs, progress, label)
-    else:
-        fit_missing([plan], source.index, parts, partial(fill_from, opened), jobs, progress, label)
-    return fitting_of(plan, notes, started, progress)
+    for count, (plan, parts, buffer) in enumerate(zip(plans, splits.values(), buffers, strict=True), 1):
+        label = f"fitting {name}" + (f", split {count} of {len(plans)}" if resplits is not None else "")
+        if buffer:
+            fit_streamed([plan], source, parts, opened, buffer, jobs, progress, label)
+        else:
+            fit_missing([plan], source.index, parts, partial(fill_from, opened), jobs, progress, label)
+    return fitting_of(plans, notes, started, progress)
 
 
 def require_head(head: str) -> None:
@@ -152,19 +169,31 @@ def fill_from(
     cache.read([entry.digest for entry in entries], out, advance, views=views)
 
 
-def fitting_of(plan: Plan, notes: tuple[str, ...], started: float, progress: Progress) -> Fitting:
-    """Tell what was done for a plan whose runs are all there now; draws their learning curves."""
-    fitted = plan.fitted()
+def fitting_of(plans: Sequence[Plan], notes: tuple[str, ...], started: float, progress: Progress) -> Fitting:
+    """Tell what was done for plans of one name whose runs are all there now; draws their learning curves."""
+    fitted = tuple(run for plan in plans for run in plan.fitted())
     if slow := _hardly_learned(fitted):
         progress.note(slow)
         notes = (*notes, slow)
     return Fitting(
         runs=fitted,
-        fitted=len(plan.missing),
+        fitted=sum(len(plan.missing) for plan in plans),
         seconds=time.perf_counter() - started,
         notes=notes,
-        curves=draw_learning(fitted, plan.folder),
+        curves=draw_learning(fitted, fitted[0].name_folder),
+        deviation=_deviation(fitted),
     )
+
+
+def _deviation(runs: Sequence[Run]) -> Components | None:
+    """Tell noise of the data from noise of training, where there are several splits."""
+    figures: dict[int | None, list[float]] = {}
+    for run in runs:
+        last = run.history[-1]["val_accuracy"] if run.history else None
+        if last is None:
+            return None
+        figures.setdefault(run.resplit, []).append(last)
+    return components(list(figures.values())) if len(figures) > 1 else None
 
 
 def draw_learning(runs: Sequence[Run], folder: Path) -> Path | None:
@@ -178,7 +207,8 @@ def draw_learning(runs: Sequence[Run], folder: Path) -> Path | None:
         return None
     from pipeline.figures import draw_curves
 
-    seeds = f"{len(histories)} seeds" if len(histories) > 1 else f"seed {runs[0].seed}"
+    many = "seeds" if runs[0].resplit is None else "runs on several splits"
+    seeds = f"{len(histories)} {many}" if len(histories) > 1 else f"seed {runs[0].seed}"
     title = f"{runs[0].name}, learning curves, {seeds}"
     return draw_curves({runs[0].name: histories}, title, folder / "learning-curves.png")
 

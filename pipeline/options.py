@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Hyper-parameters that have an option of their own; all others are given by --set.
 OWN = ("epochs", "lr", "dropout", "batch_size", "hidden", "weight_decay", "patience")
 # Other keyword arguments of `fit_head` and `fit_grid`: those that a command types, and those that it never does.
-TYPED = ("head", "name", "use_views", "split", "split_seed", "device", "memory")
+TYPED = ("head", "name", "use_views", "split", "split_seed", "resplits", "device", "memory")
 NO_HYPER_PARAMETERS = (*TYPED, "seeds", "cache", "runs", "grid", "jobs", "progress")
 
 

@@ -1,7 +1,7 @@
 """What the runs of a name did with the images of one part: the ground on which they are ranked and compared."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -144,9 +144,9 @@ def read_outcomes(
         read_image_set(images)  # likewise
     groups: dict[Path, list[Run]] = {}
     for run in found:
-        groups.setdefault(run.path.resolve().parent, []).append(run)
+        groups.setdefault(replace(run, path=run.path.resolve()).name_folder, []).append(run)
     for folder, members in groups.items():
-        if len({run.seed for run in members}) < len(members):
+        if len({(run.resplit, run.seed) for run in members}) < len(members):
             raise RunError(
                 f"Several runs in {folder} have the same seed: {', '.join(run.path.name for run in members)}. A copy "
                 "would count twice; move it elsewhere."
@@ -156,18 +156,22 @@ def read_outcomes(
     outcomes = []
     with progress.steps("evaluating", len(found), "runs") as advance:
         for folder, members in groups.items():
-            remove_leftovers(folder)
-            kept, changes = [], []
+            trials: dict[int | None, list[_Kept]] = {}
+            changes = []
             for run in members:
-                members[0].require_same(run)
+                members[0].require_same(run, any_split=run.resplit != members[0].resplit)
+                if run.resplit not in trials:
+                    remove_leftovers(run.path.parent)
                 remove_leftovers(run.path)
                 predictions = stored_predictions(run, on)
                 if predictions and (changed := inputs.changed(run)):
                     changes.append(changed)
                 predictions = predictions or predict_part(run, on, inputs)
-                kept.append(_Kept.of(run, record(run, on, predictions), predictions))
+                kept = _Kept.of(run, record(run, on, predictions), predictions)
+                trials.setdefault(run.resplit, []).append(kept)
                 advance(1)
-            outcomes.append(Outcome(names[folder], members[0].path.parent, (_trial(kept, on),), tuple(changes)))
+            found_trials = tuple(_trial(some, on) for some in trials.values())
+            outcomes.append(Outcome(names[folder], members[0].name_folder, found_trials, tuple(changes)))
     return tuple(outcomes)
 
 

@@ -14,7 +14,7 @@ from pipeline.environment import machine, versions
 from pipeline.errors import HeadError, RunError
 from pipeline.heads import head_parameters, head_spec, make_head
 from pipeline.pixels import PIXELS
-from pipeline.run import ALL_ROWS, Run, folder_name, images_of
+from pipeline.run import ALL_ROWS, Run, folder_name, images_of, split_folder
 from pipeline.run_document import SEEDS_BELOW, are_inside, is_name
 from pipeline.split import Split
 
@@ -51,11 +51,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs of one name: one configuration, several seeds.
+    """Runs of one name on one split: one configuration, several seeds.
 
     Attributes:
         runs: Every run asked for, before it is fitted.
-        folder: RUNS/NAME.
+        folder: Where they stand: RUNS/NAME, or RUNS/NAME/split-0000 if the name has several splits.
         missing: Those that are not there yet.
     """
 
@@ -84,6 +84,7 @@ def make_plan(
     parameters: Mapping[str, Any],
     views: int = 1,
     shuffle: str = ALL_ROWS,
+    resplit: int | None = None,
 ) -> Plan:
     """Describe the runs that are asked for, and find which are missing.
 
@@ -98,6 +99,7 @@ def make_plan(
         parameters: Hyper-parameters that differ from the head's defaults.
         views: Views of each training image that an epoch draws from.
         shuffle: What is shuffled together in an epoch, see `pipeline.run.Run`.
+        resplit: Seed of the split's draw, where the name is fitted on several splits.
 
     Raises:
         HeadError: The head, a hyper-parameter or a seed is unfit.
@@ -130,14 +132,16 @@ def make_plan(
         model={},
         views=views,
         shuffle=shuffle,
+        resplit=resplit,
         notes=notes_on(source, split),
         versions=versions(),
         machine=machine(where),
         timings={},
     )
     planned = tuple(replace(first, seed=seed) for seed in seeds)
-    folder = runs / name
+    folder = runs / name / split_folder(resplit)
     remove_leftovers(folder)
+    _require_one_kind(runs / name, first)
     places = {run.seed: folder / folder_name(run.seed) for run in planned}
     missing = tuple(run for run in planned if not places[run.seed].exists())
     # Runs of another configuration may not stand beside these, and what is no run may not pass for one.
@@ -145,6 +149,21 @@ def make_plan(
     for path in sorted(standing | {document.parent for document in folder.glob("seed-*/run.json")}):
         Run.read(path).require_same(first)
     return Plan(planned, folder, missing)
+
+
+def _require_one_kind(folder: Path, asked: Run) -> None:
+    """Refuse runs on several splits beside runs on one, and other configurations on other splits."""
+    others = sorted(folder.glob("split-*/seed-*/run.json"))
+    alone = next(iter(sorted(folder.glob("seed-*/run.json"))), None)
+    strange = next(iter(others), None) if asked.resplit is None else alone
+    if strange is not None:
+        has, wants = ("several splits", "one") if asked.resplit is None else ("one split", "several")
+        raise RunError(
+            f"{folder} has runs on {has}, such as {strange.parent}, and runs on {wants} are asked for. Give these a "
+            "name of their own (`--name`)."
+        )
+    for document in {document.parent.parent: document for document in others}.values():
+        Run.read(document.parent).require_same(asked, any_split=True)
 
 
 def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

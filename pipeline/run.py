@@ -19,7 +19,9 @@ from pipeline.split import NAMES, Split
 FORMAT_VERSION = 3
 LIMIT = 256 << 20  # bytes of run.json, enough for two million images
 ALL_ROWS = "all rows"
-_FOLDER = re.compile(r"seed-\d{4,}")
+_FOLDER, _SPLIT_FOLDER = re.compile(r"seed-\d{4,}"), re.compile(r"split-\d{4,}")
+# Where runs stand below RUNS, RUNS/NAME, RUNS/NAME/split-0000 and their own folder.
+PLACES = ("run.json", "*/run.json", "*/*/run.json", "*/split-*/*/run.json")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Run:
         model: Name of each file with what was fitted -> SHA-256 of its bytes; none before the fit.
         views: Views of each training image that an epoch draws from; 1 is view 0 alone.
         shuffle: What is shuffled together in an epoch: all rows, or so many at a time.
+        resplit: Seed of the split's draw, where the name has runs on several splits; else None.
         notes: What the user should know about these figures, such as random weights.
         versions: Library versions.
         machine: Processor, cores and system.
@@ -71,13 +74,24 @@ class Run:
     timings: Mapping[str, float]
     history: tuple[Mapping[str, float | None], ...] = ()
     shuffle: str = ALL_ROWS
+    resplit: int | None = None
     format_version: int = FORMAT_VERSION
     path: Path = field(default=Path(), compare=False)
 
     @property
     def label(self) -> str:
-        """Name and seed, as messages show them."""
-        return f"{self.name}/{folder_name(self.seed)}"
+        """Name and place, as messages show them."""
+        return f"{self.name}/{self.place}"
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the folder of its name: seed-0000, or split-0003/seed-0000."""
+        return "/".join(filter(None, (split_folder(self.resplit), folder_name(self.seed))))
+
+    @property
+    def name_folder(self) -> Path:
+        """RUNS/NAME."""
+        return self.path.parent if self.resplit is None else self.path.parent.parent
 
     def write(self, folder: Path) -> None:
         """Write `run.json` into a folder."""
@@ -129,6 +143,13 @@ class Run:
                 f"{folder} holds the run of seed {run.seed}, not of the seed in its name: it was renamed or copied. "
                 f"Give it its name back, {folder_name(run.seed)}, or remove it and fit that seed again."
             )
+        above = folder.absolute().parent.name
+        if (above if _SPLIT_FOLDER.fullmatch(above) else "") != split_folder(run.resplit):
+            where = f"a run of {split_folder(run.resplit)}" if run.resplit is not None else "a run on a single split"
+            raise RunError(
+                f"{folder} holds {where}, but lies in {above}: it was moved or copied. Move it back, or remove it and "
+                "fit it again."
+            )
         return run
 
     @classmethod
@@ -141,7 +162,8 @@ class Run:
             ValueError: A value cannot be.
             CacheError: The recipe is damaged.
         """
-        document = {"shuffle": ALL_ROWS, **document}  # runs from before there was another way do not say
+        # Runs from before there was another way do not say.
+        document = {"shuffle": ALL_ROWS, "resplit": None, **document}
         values = {one.name: document[one.name] for one in fields(cls) if one.name != "path"}
         require_sound(values)
         values |= {name: tuple(values[name]) for name in ("classes", "notes", "history")}
@@ -161,15 +183,23 @@ class Run:
             **{f"{part} images": self.digests[part] for part in NAMES},
         }
 
-    def require_same(self, asked: "Run") -> None:
+    def require_same(self, asked: "Run", *, any_split: bool = False) -> None:
         """Refuse to take this run for another one.
+
+        Args:
+            asked: The other one.
+            any_split: Whether both may be on splits of their own.
 
         Raises:
             RunError: The configurations differ; names the fields, their values and the way out.
         """
         mine, theirs = self.configuration(), asked.configuration()
         # How a split came about is only worth a word where it gave other images.
-        same_images = all(self.digests[part] == asked.digests[part] for part in NAMES)
+        same_images = any_split or all(self.digests[part] == asked.digests[part] for part in NAMES)
+        if any_split:
+            mine, theirs = (
+                {name: value for name, value in one.items() if not name.endswith(" images")} for one in (mine, theirs)
+            )
         values = {
             name: (mine.get(name), theirs.get(name))
             for name in [*mine, *(theirs.keys() - mine.keys())]
@@ -198,11 +228,16 @@ def folder_name(seed: int) -> str:
     return f"seed-{seed:04d}"
 
 
+def split_folder(resplit: int | None) -> str:
+    """Name the folder of one of several splits: split-0003; nothing where there is one split."""
+    return "" if resplit is None else f"split-{resplit:04d}"
+
+
 def find_runs(places: Iterable[Path | str]) -> list[Run]:
     """Find the runs in any mix of RUNS, RUNS/NAME and single run folders.
 
     Returns:
-        The runs, ordered by name and seed, each once.
+        The runs, ordered by name, split and seed, each once.
 
     Raises:
         RunError: A place does not exist or holds no run.
@@ -215,7 +250,7 @@ def find_runs(places: Iterable[Path | str]) -> list[Run]:
             )
         if place.name in ("", ".."):  # a run's folder must have its name, and know RUNS/NAME above it
             place = place.resolve()
-        documents = [path for pattern in ("run.json", "*/run.json", "*/*/run.json") for path in place.glob(pattern)]
+        documents = [path for pattern in PLACES for path in place.glob(pattern)]
         # A folder whose name begins with a dot is a run that is being written.
         here = [
             path.parent
@@ -233,7 +268,7 @@ def find_runs(places: Iterable[Path | str]) -> list[Run]:
         if not here:
             raise RunError(f"{place} holds no runs. Fit some with `manyheads fit-head CACHE {place}`.")
         found |= {folder.resolve(): Run.read(folder) for folder in here}
-    return sorted(found.values(), key=lambda run: (run.name, run.seed, str(run.path)))
+    return sorted(found.values(), key=lambda run: (run.name, run.resplit or 0, run.seed, str(run.path)))
 
 
 def write_beside(run: Run, name: str, text: str) -> Path:

@@ -9,7 +9,7 @@ from pipeline.split import NAMES
 SEEDS_BELOW = 2**32  # NumPy's and scikit-learn's limit
 LARGEST_SIDE = 4096  # pixels; an image of them takes 200 MB as numbers
 _KINDS = (
-    {"seed": int, "seeded": bool, "views": int, "format_version": int}
+    {"seed": int, "seeded": bool, "views": int, "resplit": int, "format_version": int}
     | dict.fromkeys(("classes", "notes", "history"), list)
     | dict.fromkeys(("parameters", "recipe", "images", "digests", "model", "versions", "machine", "timings"), dict)
 )
@@ -46,6 +46,8 @@ def require_sound(values: Mapping[str, Any]) -> None:
         ValueError: A value cannot be.
     """
     for name, value in values.items():
+        if name == "resplit" and value is None:
+            continue
         kind = _KINDS.get(name, str)
         # JSON's true is an int to Python.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -59,6 +61,7 @@ def require_sound(values: Mapping[str, Any]) -> None:
     sound = {
         "seed": 0 <= values["seed"] < SEEDS_BELOW,
         "views": values["views"] > 0,
+        "resplit": values["resplit"] is None or 0 <= values["resplit"] < SEEDS_BELOW,
         "name": is_name(values["name"]),
         "head": is_name(values["head"]),
         "classes": 0 < len(set(classes)) == len(classes)

@@ -70,11 +70,11 @@ def _fit(group: Sequence[tuple[Run, Path]], rows: Rows, advance: Callable[[int],
 
 
 def _lacks_memory(error: BaseException) -> bool:
-    """Whether an error comes from torch's allocator, whichever others it was told with."""
+    """Whether an error comes from an allocator, torch's or that of cuBLAS, whichever others it was told with."""
     import torch
 
     found: BaseException | None = error
-    while found is not None and not isinstance(found, torch.cuda.OutOfMemoryError):
+    while found is not None and not (isinstance(found, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(found)):
         found = found.__cause__
     return found is not None
 

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.statistics import LEVEL
-
 if TYPE_CHECKING:
     from pipeline.comparison import Comparison, Pair
     from pipeline.metrics import Spread
@@ -103,7 +101,7 @@ def pair_text(pair: "Pair", comparison: "Comparison") -> str:
     ground = f"({'; '.join(seen[:2])}; {', '.join(seen[2:])})"
     if pair.shown:
         return f"{pair.first} beats {pair.second} by {size} {ground}"
-    corrected = f", once corrected for {len(comparison.pairs)} pairs" if found.p < LEVEL else ""
+    corrected = f", once corrected for {len(comparison.pairs)} pairs" if pair.shown_alone else ""
     return (
         f"{pair.first} and {pair.second} are {size} apart {ground}: within noise{corrected}; seen here would be about "
         f"{amount_text(metric, pair.detectable)}"

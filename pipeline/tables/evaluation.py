@@ -21,9 +21,12 @@ RANKING = ("accuracy", "95 %", "seeds", "min", "max", "balanced", "macro F1", "l
 def show_evaluation(result: "Evaluation", console: Console) -> None:
     """Draw the ranking, and say what is within noise."""
     best = result.names[0]
+    several = any(summary.splits > 1 for summary in result.names)
     # --json and the files beside the runs have all figures.
-    print_fitting(console, RANKING, partial(_ranking, result), least=3)
-    print_lines(console, ["accuracy: mean ± standard deviation over seeds; 95 %: of the mean, over seeds and images"])
+    columns = [*RANKING[:3], *(["splits"] if several else []), *RANKING[3:]]
+    print_fitting(console, columns, partial(_ranking, result), least=3)
+    over = ("runs", "splits") if several else ("seeds", "seeds and images")
+    print_lines(console, [f"accuracy: mean ± standard deviation over {over[0]}; 95 %: of the mean, over {over[1]}"])
     print_lines(console, [_distance(summary, best) for summary in result.names[1:]])
     if not result.comparable:
         print_notes(
@@ -47,16 +50,18 @@ def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
         table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
     for summary in result.names:
         accuracy = summary.metrics["accuracy"]
-        cells: tuple[str | Text, ...] = (
+        means = (summary.metrics[name].mean for name in ("balanced_accuracy", "macro_f1", "log_loss"))
+        texts: tuple[str | Text, ...] = (
             spread_text(accuracy),
             interval_text(summary.interval),
             str(len(summary.seeds)),
             f"{accuracy.smallest:.4f}",
             f"{accuracy.largest:.4f}",
-            *(f"{summary.metrics[name].mean:.4f}" for name in ("balanced_accuracy", "macro_f1", "log_loss")),
+            *(f"{mean:.4f}" for mean in means),
             Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
         )
-        table.add_row(Text(printable(summary.name)), *cells[: len(columns)])
+        cells: dict[str, str | Text] = dict(zip(RANKING, texts, strict=True)) | {"splits": str(summary.splits)}
+        table.add_row(Text(printable(summary.name)), *(cells[column] for column in columns))
     return table
 
 

@@ -24,12 +24,14 @@ def show_fitting(result: "Fitting", console: Console) -> None:
     """Say which runs were fitted."""
     first = result.runs[0]
     kept = len(result.runs) - result.fitted
-    folder = first.path.parent
+    folder = first.name_folder
+    splits = len({run.resplit for run in result.runs})
     print_lines(
         console,
         [
             f"{counted(result.fitted, 'run')} fitted, {kept} kept, in {folder} ({duration(result.seconds)}); "
-            f"split: {first.split} = {'/'.join(str(len(paths)) for paths in first.images.values())} images."
+            + (f"split: {first.split}" if splits == 1 else f"{splits} splits, the first one {first.split}")
+            + f" = {'/'.join(str(len(paths)) for paths in first.images.values())} images."
         ],
     )
     if any(run.history for run in result.runs):
@@ -40,7 +42,11 @@ def show_fitting(result: "Fitting", console: Console) -> None:
             if ends[0][f"{part}_accuracy"] is not None
         }
         said = ", ".join(f"{part} {mean:.3f}" for part, mean in means.items())
-        print_lines(console, [f"accuracy in the last epoch, mean over seeds: {said}"])
+        print_lines(console, [f"accuracy in the last epoch, mean over runs: {said}"])
+        if result.deviation:
+            found = result.deviation
+            seeds = "" if found.seeds is None else f", ± {found.seeds:.4f} between seeds on one split"
+            print_lines(console, [f"validation accuracy varies: ± {found.splits:.4f} between splits{seeds}"])
     if result.curves:
         print_lines(console, [f"learning curves: {result.curves}"])
     print_next(console, "evaluate", folder.parent)

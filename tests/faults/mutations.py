@@ -291,7 +291,15 @@ def _never_written(rng: Random, file: h5py.File, name: str, shape: tuple[int, ..
 def _packed(rng: Random, file: h5py.File, name: str, shape: tuple[int, ...], kept: Any) -> None:
     bomb = rng.random() < 0.5 or not shape
     values = np.zeros((4_000_000,), "u1") if bomb else kept
-    packing = rng.choice(({"compression": "gzip"}, {"shuffle": True}, {"scaleoffset": 0}, {"compression": "lzf"}))
+    packing = rng.choice(
+        (
+            {"compression": "gzip"},
+            {"compression": "gzip", "fletcher32": True},
+            {"shuffle": True},
+            {"scaleoffset": 0},
+            {"compression": "lzf"},
+        )
+    )
     if "scaleoffset" in packing and np.asarray(values).dtype.kind not in "iu":
         packing = {"compression": "gzip"}
     file.create_dataset(name, data=values, chunks=True, **packing)

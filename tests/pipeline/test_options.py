@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import cli
 from pipeline import options
+from pipeline.fitting import fit_head
 from pipeline.grid import fit_grid
 from pipeline.heads.mlp import MLPHead
 from pipeline.wording import seeds_text
@@ -136,7 +137,7 @@ def test_only_hyper_parameters_are_set_and_each_once() -> None:
 
 
 def test_the_lists_of_names_are_those_of_the_function_and_the_head() -> None:
-    taken = signature(fit_grid).parameters.values()
+    taken = [*signature(fit_grid).parameters.values(), *signature(fit_head).parameters.values()]
     assert set(options.NO_HYPER_PARAMETERS) == {one.name for one in taken if one.kind != Parameter.VAR_KEYWORD}
     assert set(options.OWN) == set(signature(MLPHead).parameters) - {"random_state", "device"}
     own = {one.name for one in cli.main.commands["fit-head"].params}
