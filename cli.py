@@ -130,6 +130,7 @@ def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -
 @options.USE_VIEWS
 @options.SPLIT
 @click.option("--resplits", type=click.IntRange(2), metavar="K", help="Fit on K drawn splits, all seeds on each.")
+@click.option("--calibrate", is_flag=True, help="Scale probabilities by a temperature fitted on validation.")
 @options.JOBS
 @options.MEMORY
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
@@ -149,9 +150,11 @@ def fit_head_command(
     asked = {name: value for name, value in given.items() if value is not None}
     asked = options.merged(asked, other)
     options.merged(asked, grid)
-    if grid and "resplits" in asked:
-        raise click.UsageError("--grid chooses on one validation part, --resplits draws several: give one of them.")
     if grid:
+        if "resplits" in asked:
+            raise click.UsageError("--grid chooses on one validation part, --resplits draws several: give one of them.")
+        if asked.pop("calibrate"):
+            raise click.UsageError("--grid ranks by accuracy, which --calibrate does not change: calibrate the winner.")
         output.show(fit_grid(cache, runs, grid, progress=output.progress, **asked), show_grid)
     else:
         output.show(fit_head(cache, runs, progress=output.progress, **asked), show_fitting)

@@ -28,7 +28,7 @@ class Summary:
         seeds: The seeds of its runs.
         splits: Splits that they were fitted on.
         images: Images in the part, of each split.
-        metrics: accuracy, balanced_accuracy, macro_f1, log_loss -> spread over the runs.
+        metrics: accuracy, balanced_accuracy, macro_f1, log_loss, calibration_error -> spread over the runs.
         interval: 95 % interval of the mean accuracy, over seeds and images, or over splits.
         behind: Mean accuracy minus the best name's, so 0 or less, and the 95 % interval of that difference, over the
             seeds of both and the images, which are the same; None for the best, and where the images are others.
@@ -134,7 +134,7 @@ def _summary(outcome: Outcome, best: Outcome, part: str) -> Summary:
         seeds=outcome.seeds,
         splits=len(outcome.trials),
         images=outcome.images,
-        metrics={metric: outcome.spread(metric) for metric in METRICS},
+        metrics={metric: outcome.spread(metric) for metric in (*METRICS, "calibration_error")},
         interval=(interval.low, interval.high),
         behind=behind,
         notes=outcome.notes,

@@ -1,13 +1,17 @@
 """A run's head before and after it is fitted: made from what the run says, and written as the run's folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cache import NoRoom
 from cache.atomic import writing_folder
+from pipeline.calibration import fitted_temperature
 from pipeline.errors import HeadError
 from pipeline.heads import Diverged, head_parameters, make_head
 from pipeline.reading import file_digest
@@ -25,7 +29,11 @@ def epochs_of(run: Run) -> int:
     return int(run.parameters.get("epochs") or 1)
 
 
-def write_run(run: Run, head: Any, folder: Path, seconds: float) -> int:
+Validation: TypeAlias = "Iterable[tuple[NDArray[Any], NDArray[np.intp]]]"
+"""Features (n, D) of the validation part, piece by piece, and the numbers of their classes (n,)."""
+
+
+def write_run(run: Run, head: Any, folder: Path, seconds: float, validation: Validation = ()) -> int:
     """Write the folder of a run whose head is fitted, and return its number of epochs.
 
     Args:
@@ -33,6 +41,7 @@ def write_run(run: Run, head: Any, folder: Path, seconds: float) -> int:
         head: The fitted head.
         folder: RUNS/NAME/seed-0000.
         seconds: What the fit took.
+        validation: On which the temperature of a calibrated run is fitted.
 
     Raises:
         NoRoom: The disk is full or read-only.
@@ -40,7 +49,7 @@ def write_run(run: Run, head: Any, folder: Path, seconds: float) -> int:
     from pipeline.heads.storage import save_head
 
     history = tuple(getattr(head, "history_", ()))
-    fitted = replace(run, timings={"fit": seconds}, history=history)
+    fitted = replace(run, timings={"fit": seconds}, history=history, temperature=_temperature(run, head, validation))
     try:
         with writing_folder(folder) as temporary:
             model = save_head(head, temporary)
@@ -50,6 +59,14 @@ def write_run(run: Run, head: Any, folder: Path, seconds: float) -> int:
         if not folder.exists():
             raise
     return len(history)
+
+
+def _temperature(run: Run, head: Any, validation: Validation) -> float:
+    if not run.calibrated:
+        return 1.0
+    pieces = [(head.predict_proba(rows), codes) for rows, codes in validation]
+    probabilities, codes = (np.concatenate(some) for some in zip(*pieces, strict=True))
+    return fitted_temperature(np.asarray(probabilities, np.float64), codes)
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def fit_head(
     split: str | Path | None = None,
     split_seed: int = 0,
     resplits: int | None = None,
+    calibrate: bool = False,
     jobs: int | None = None,
     device: str = "cpu",
     memory: int | None = None,
@@ -78,6 +79,8 @@ def fit_head(
         split_seed: Seed of a drawn split.
         resplits: Draw so many splits, with the seeds from `split_seed` on, and fit every seed on each of them, as
             RUNS/NAME/split-0000/seed-0000.
+        calibrate: Scale probabilities by a temperature that is fitted on the validation part, see
+            `pipeline.calibration`; the classes that are named stay the same.
         jobs: Runs that are fitted side by side; one a processor if not given.
         device: Where heads that use torch are fitted: `cpu`, `cuda`, `cuda:1` or `auto`.
         memory: Bytes that fitting may take. Features that do not fit them, or the memory that is free, are streamed
@@ -127,6 +130,7 @@ def fit_head(
                 views=use_views,
                 shuffle=buffer.text if buffer else ALL_ROWS,
                 resplit=number,
+                calibrated=calibrate,
             )
         )
     notes = tuple(dict.fromkeys(note for plan in plans for note in plan.runs[0].notes))

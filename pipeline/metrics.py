@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.calibration import reliability
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -18,6 +20,7 @@ class Metrics:
         balanced_accuracy: Mean recall over the classes that occur.
         macro_f1: Mean F1 over the classes that occur.
         log_loss: Mean negative natural logarithm of the true class's probability.
+        calibration_error: Expected calibration error, see `pipeline.calibration`.
         per_class: Class -> precision, recall, f1, support.
         confusion: Counts; rows are true classes, columns predicted ones, in the order of `classes`.
         classes: The run's classes.
@@ -29,6 +32,7 @@ class Metrics:
     balanced_accuracy: float
     macro_f1: float
     log_loss: float
+    calibration_error: float
     per_class: Mapping[str, Mapping[str, float]]
     confusion: Sequence[Sequence[int]]
     classes: Sequence[str]
@@ -69,6 +73,8 @@ def measure(
     correct = int(np.trace(confusion))
     number = {name: position for position, name in enumerate(names)}
     truth = [number[label] for label in labels]
+    named = np.array([number[name] for name in predicted])
+    sure = probabilities[np.arange(len(named)), named]
     return Metrics(
         images=len(labels),
         correct=correct,
@@ -77,6 +83,7 @@ def measure(
         balanced_accuracy=float(metrics.recall_score(labels, predicted, labels=present, average="macro")),
         macro_f1=float(metrics.f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
         log_loss=float(metrics.log_loss(truth, probabilities, labels=range(len(names)))),
+        calibration_error=reliability(sure, named == np.array(truth)).error,
         per_class={
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
             for name, p, r, f, s in zip(names, precision, recall, f1, support, strict=True)

@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Hyper-parameters that have an option of their own; all others are given by --set.
 OWN = ("epochs", "lr", "dropout", "batch_size", "hidden", "weight_decay", "patience")
 # Other keyword arguments of `fit_head` and `fit_grid`: those that a command types, and those that it never does.
-TYPED = ("head", "name", "use_views", "split", "split_seed", "resplits", "device", "memory")
+TYPED = ("head", "name", "use_views", "split", "split_seed", "resplits", "calibrate", "device", "memory")
 NO_HYPER_PARAMETERS = (*TYPED, "seeds", "cache", "runs", "grid", "jobs", "progress")
 
 
@@ -83,7 +83,9 @@ def typed(settings: Mapping[str, Any]) -> list[str]:
             words += [] if value is None else [f"--{name.replace('_', '-')}", value_text(name, value)]
         elif name in TYPED:
             text = f"{value}B" if name == "memory" else str(value)
-            words += [] if value is None else [f"--{name.replace('_', '-')}", text]
+            option = f"--{name.replace('_', '-')}"
+            # `is`, since 1 is a value and equals True.
+            words += [] if value is None or value is False else [option] if value is True else [option, text]
         else:
             words += ["--set", f"{name}={value_text(name, value)}"]
     return words

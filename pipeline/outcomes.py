@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cache import FeatureCache
 from cache.atomic import remove_leftovers
+from pipeline.calibration import LEAST
 from pipeline.errors import RunError
 from pipeline.image_set import read_image_set
 from pipeline.metrics import Metrics, Spread, spread
@@ -18,8 +19,7 @@ from pipeline.run import Run, find_runs
 from pipeline.split import NAMES
 from pipeline.stored_predictions import Inputs, Predictions, predict_part, record, stored_predictions
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-LEAST = float(np.finfo(np.float64).eps)  # below it a probability counts as this, as in scikit-learn's log loss
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")  # which can be compared
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def make_plan(
     views: int = 1,
     shuffle: str = ALL_ROWS,
     resplit: int | None = None,
+    calibrated: bool = False,
 ) -> Plan:
     """Describe the runs that are asked for, and find which are missing.
 
@@ -100,6 +101,7 @@ def make_plan(
         views: Views of each training image that an epoch draws from.
         shuffle: What is shuffled together in an epoch, see `pipeline.run.Run`.
         resplit: Seed of the split's draw, where the name is fitted on several splits.
+        calibrated: Whether a temperature is fitted on the validation part.
 
     Raises:
         HeadError: The head, a hyper-parameter or a seed is unfit.
@@ -113,6 +115,11 @@ def make_plan(
         raise HeadError(
             f"Views are drawn anew in every epoch, and {head} is not trained in epochs. Fit `mlp` on views, or leave "
             "`--use-views` out."
+        )
+    if calibrated and not split.rows["val"]:
+        raise HeadError(
+            f"The split ({split.source}) has no validation part, on which a temperature is fitted. Ask for one "
+            "that has, such as `--split 80/10/10`, or leave `--calibrate` out."
         )
     where = settings.pop("device", "cpu")
     first = Run(
@@ -133,6 +140,7 @@ def make_plan(
         views=views,
         shuffle=shuffle,
         resplit=resplit,
+        calibrated=calibrated,
         notes=notes_on(source, split),
         versions=versions(),
         machine=machine(where),

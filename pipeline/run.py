@@ -45,6 +45,8 @@ class Run:
         model: Name of each file with what was fitted -> SHA-256 of its bytes; none before the fit.
         views: Views of each training image that an epoch draws from; 1 is view 0 alone.
         shuffle: What is shuffled together in an epoch: all rows, or so many at a time.
+        calibrated: Whether probabilities are scaled by a temperature that was fitted on the validation part.
+        temperature: That temperature; 1 leaves them as they are.
         resplit: Seed of the split's draw, where the name has runs on several splits; else None.
         notes: What the user should know about these figures, such as random weights.
         versions: Library versions.
@@ -74,6 +76,8 @@ class Run:
     timings: Mapping[str, float]
     history: tuple[Mapping[str, float | None], ...] = ()
     shuffle: str = ALL_ROWS
+    calibrated: bool = False
+    temperature: float = 1.0
     resplit: int | None = None
     format_version: int = FORMAT_VERSION
     path: Path = field(default=Path(), compare=False)
@@ -163,7 +167,7 @@ class Run:
             CacheError: The recipe is damaged.
         """
         # Runs from before there was another way do not say.
-        document = {"shuffle": ALL_ROWS, "resplit": None, **document}
+        document = {"shuffle": ALL_ROWS, "resplit": None, "calibrated": False, "temperature": 1.0, **document}
         values = {one.name: document[one.name] for one in fields(cls) if one.name != "path"}
         require_sound(values)
         values |= {name: tuple(values[name]) for name in ("classes", "notes", "history")}
@@ -178,6 +182,7 @@ class Run:
             **{f"parameter {name}": _plain(value) for name, value in self.parameters.items()},
             "views": self.views,
             "shuffle": self.shuffle,
+            "calibrated": self.calibrated,
             "classes": list(self.classes),
             "split": self.split,
             **{f"{part} images": self.digests[part] for part in NAMES},

@@ -1,5 +1,6 @@
 """What `run.json` may hold: whoever made it up, nothing that reads a run has to expect anything else."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ SEEDS_BELOW = 2**32  # NumPy's and scikit-learn's limit
 LARGEST_SIDE = 4096  # pixels; an image of them takes 200 MB as numbers
 _KINDS = (
     {"seed": int, "seeded": bool, "views": int, "resplit": int, "format_version": int}
+    | {"calibrated": bool, "temperature": float}
     | dict.fromkeys(("classes", "notes", "history"), list)
     | dict.fromkeys(("parameters", "recipe", "images", "digests", "model", "versions", "machine", "timings"), dict)
 )
@@ -61,6 +63,7 @@ def require_sound(values: Mapping[str, Any]) -> None:
     sound = {
         "seed": 0 <= values["seed"] < SEEDS_BELOW,
         "views": values["views"] > 0,
+        "temperature": 0 < values["temperature"] < math.inf,
         "resplit": values["resplit"] is None or 0 <= values["resplit"] < SEEDS_BELOW,
         "name": is_name(values["name"]),
         "head": is_name(values["head"]),

@@ -226,7 +226,8 @@ def _fit_group(
 
     def write(number: int) -> None:
         run, folder = group[number]
-        epochs = write_run(run, heads[number], folder, (time.perf_counter() - started) / len(group))
+        validation = ((rows.numpy(), codes.numpy()) for rows, codes in parts["val"].read())
+        epochs = write_run(run, heads[number], folder, (time.perf_counter() - started) / len(group), validation)
         advance((epochs_of(run) - epochs) * rows)
 
     no_room = heads[0].no_room(rows)

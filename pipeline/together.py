@@ -54,7 +54,9 @@ def _fit(group: Sequence[tuple[Run, Path]], rows: Rows, advance: Callable[[int],
 
     def write(number: int) -> None:
         run, folder = group[number]
-        advance(epochs_of(run) - write_run(run, heads[number], folder, (time.perf_counter() - started) / len(group)))
+        seconds = (time.perf_counter() - started) / len(group)
+        epochs = write_run(run, heads[number], folder, seconds, rows.coded_validation(run.classes))
+        advance(epochs_of(run) - epochs)
 
     try:
         with named(*(run for run, _ in group)):

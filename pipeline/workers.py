@@ -58,6 +58,10 @@ class Rows:
         """The validation part as heads take it: none if it has no images."""
         return (self.val, self.val_labels) if len(self.val) else (None, None)
 
+    def coded_validation(self, classes: Sequence[str]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]]:
+        """Return the validation part with the numbers of its classes among `classes`, which are sorted."""
+        return [(self.val, np.searchsorted(classes, self.val_labels))]
+
 
 def fit_missing(
     plans: Sequence[Plan],
@@ -180,4 +184,4 @@ def _fit_one(
     started = time.perf_counter()
     with one_thread(), named(run):
         head.fit(rows.train[0], rows.train_labels, *rows.validation, **watched)
-    return write_run(run, head, folder, time.perf_counter() - started)
+    return write_run(run, head, folder, time.perf_counter() - started, rows.coded_validation(run.classes))

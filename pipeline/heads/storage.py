@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from cache.errors import ManyheadsError
+from pipeline.calibration import at_temperature
 from pipeline.errors import RunError
 from pipeline.heads import head_spec
 from pipeline.reading import brief, file_digest, open_regular, parse_json, require_stored
@@ -99,7 +100,7 @@ class Model:
     digest: str
 
     def predict_proba(self, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Return the probability of each of the run's classes (n, C) for features (n, D).
+        """Return the probability of each of the run's classes (n, C) for features (n, D), at the run's temperature.
 
         Raises:
             RunError: The head does not give probabilities, as one that somebody made up may not.
@@ -114,7 +115,7 @@ class Model:
         # A NaN is neither above 0 nor close to 1.
         if found.shape != (len(rows), len(self.run.classes)) or not ((found >= 0).all() and np.allclose(sums, 1)):
             raise self._refusal("what it gives are no probabilities")
-        return found
+        return at_temperature(found, self.run.temperature)
 
     def _refusal(self, reason: str) -> RunError:
         return RunError(f"The model in {self.run.path} cannot predict ({reason}). {_AGAIN}")

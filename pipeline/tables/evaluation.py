@@ -15,7 +15,8 @@ from pipeline.wording import counted, interval_text, spread_text, standing
 if TYPE_CHECKING:
     from pipeline.evaluation import Evaluation, Summary
 
-RANKING = ("accuracy", "95 %", "seeds", "min", "max", "balanced", "macro F1", "log loss", "base")
+RANKING = ("accuracy", "95 %", "seeds", "min", "max", "balanced", "macro F1", "log loss", "ECE", "base")
+MEANS = ("balanced_accuracy", "macro_f1", "log_loss", "calibration_error")  # of columns that have no deviation
 
 
 def show_evaluation(result: "Evaluation", console: Console) -> None:
@@ -26,7 +27,8 @@ def show_evaluation(result: "Evaluation", console: Console) -> None:
     columns = [*RANKING[:3], *(["splits"] if several else []), *RANKING[3:]]
     print_fitting(console, columns, partial(_ranking, result), least=3)
     over = ("runs", "splits") if several else ("seeds", "seeds and images")
-    print_lines(console, [f"accuracy: mean ± standard deviation over {over[0]}; 95 %: of the mean, over {over[1]}"])
+    legend = f"accuracy: mean ± standard deviation over {over[0]}; 95 %: of the mean, over {over[1]}"
+    print_lines(console, [f"{legend}; ECE: expected calibration error"])
     print_lines(console, [_distance(summary, best) for summary in result.names[1:]])
     if not result.comparable:
         print_notes(
@@ -50,7 +52,9 @@ def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
         table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
     for summary in result.names:
         accuracy = summary.metrics["accuracy"]
-        means = (summary.metrics[name].mean for name in ("balanced_accuracy", "macro_f1", "log_loss"))
+        means = (
+            summary.metrics[name].mean for name in ("balanced_accuracy", "macro_f1", "log_loss", "calibration_error")
+        )
         texts: tuple[str | Text, ...] = (
             spread_text(accuracy),
             interval_text(summary.interval),

@@ -47,6 +47,9 @@ def show_fitting(result: "Fitting", console: Console) -> None:
             found = result.deviation
             seeds = "" if found.seeds is None else f", ± {found.seeds:.4f} between seeds on one split"
             print_lines(console, [f"validation accuracy varies: ± {found.splits:.4f} between splits{seeds}"])
+    if first.calibrated:
+        ends = dict.fromkeys(f"{pick(run.temperature for run in result.runs):.2f}" for pick in (min, max))
+        print_lines(console, [f"temperatures, fitted on validation: {' to '.join(ends)}; above 1: it was too sure"])
     if result.curves:
         print_lines(console, [f"learning curves: {result.curves}"])
     print_next(console, "evaluate", folder.parent)

@@ -17,15 +17,18 @@ from safetensors.numpy import load_file
 from cache import CacheError, Entry, FeatureCache, Index, NoRoom
 from cli import main
 from pipeline import stream, streaming
+from pipeline.calibration import fitted_temperature
 from pipeline.errors import HeadError, RunError
+from pipeline.evaluation import evaluate
 from pipeline.fitting import fit_head
 from pipeline.grid import fit_grid
 from pipeline.heads.descent import Pool
 from pipeline.heads.mlp import MLPHead
 from pipeline.heads.storage import load_head
 from pipeline.planning import Source
-from pipeline.run import Run
+from pipeline.run import ALL_ROWS, Run
 from pipeline.split import make_split
+from pipeline.stored_predictions import stored_predictions
 from pipeline.stream import Part, Streamed
 
 D, SHARD, CLASSES = 32, 16, ("a", "b", "c")
@@ -401,3 +404,15 @@ def test_half_of_the_memory_is_the_buffer_in_a_power_of_two(cache: Path) -> None
     for memory, rows in ((MEMORY, 32), (2 * MEMORY - 2, 32), (MEMORY - 2, 16)):
         buffer = streaming.buffer_for(source, split, memory=memory, **asked)
         assert buffer == streaming.Buffer(rows, memory // 2)
+
+
+def test_a_calibrated_run_has_the_temperature_of_its_validation_part(cache: Path, tmp_path: Path) -> None:
+    plain, scaled = fit(cache, tmp_path), fit(cache, tmp_path, name="scaled", calibrate=True)
+    evaluate(tmp_path, on="val")
+    predictions = stored_predictions(plain[0], "val")
+    assert predictions is not None
+    codes = np.array([CLASSES.index(label) for label in predictions.labels])
+    assert scaled[0].shuffle != ALL_ROWS
+    assert weights(scaled[0]) == weights(plain[0])
+    assert scaled[0].temperature != 1
+    assert scaled[0].temperature == pytest.approx(fitted_temperature(predictions.probabilities, codes), rel=0.01)
