@@ -130,12 +130,24 @@ def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -
 @options.USE_VIEWS
 @options.SPLIT
 @click.option("--resplits", type=click.IntRange(2), metavar="K", help="Fit on K drawn splits, all seeds on each.")
+@click.option(
+    "--train-sizes",
+    callback=options.counts,
+    metavar="N,N,...",
+    help="Fit on so many training images of each class, such as 5,10,20, and draw the learning curve.",
+)
 @click.option("--calibrate", is_flag=True, help="Scale probabilities by a temperature fitted on validation.")
 @options.JOBS
 @options.MEMORY
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
 def fit_head_command(
-    output: "Output", cache: Path, runs: Path, other: dict[str, Any], grid: dict[str, Any], **given: Any
+    output: "Output",
+    cache: Path,
+    runs: Path,
+    other: dict[str, Any],
+    grid: dict[str, Any],
+    train_sizes: tuple[int, ...] | None,
+    **given: Any,
 ) -> None:
     """Train a head on cached features, once per seed.
 
@@ -145,17 +157,22 @@ def fit_head_command(
     """
     from pipeline.fitting import fit_head
     from pipeline.grid import fit_grid
-    from pipeline.tables import show_fitting, show_grid
+    from pipeline.sizes import fit_sizes
+    from pipeline.tables import show_fitting, show_grid, show_sizes
 
     asked = {name: value for name, value in given.items() if value is not None}
     asked = options.merged(asked, other)
     options.merged(asked, grid)
     if grid:
+        if train_sizes:
+            raise click.UsageError("--grid and --train-sizes are two questions: ask one after the other.")
         if "resplits" in asked:
             raise click.UsageError("--grid chooses on one validation part, --resplits draws several: give one of them.")
         if asked.pop("calibrate"):
             raise click.UsageError("--grid ranks by accuracy, which --calibrate does not change: calibrate the winner.")
         output.show(fit_grid(cache, runs, grid, progress=output.progress, **asked), show_grid)
+    elif train_sizes:
+        output.show(fit_sizes(cache, runs, train_sizes, progress=output.progress, **asked), show_sizes)
     else:
         output.show(fit_head(cache, runs, progress=output.progress, **asked), show_fitting)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.grid import fit_grid as fit_grid
     from pipeline.prediction import predict as predict
     from pipeline.reproduction import reproduce as reproduce
+    from pipeline.sizes import fit_sizes as fit_sizes
 
 _HOMES = {
     "compare": "pipeline.comparison",
@@ -31,6 +32,7 @@ _HOMES = {
     "fit_head": "pipeline.fitting",
     "fit_mlp": "pipeline.baselines",
     "fit_scratch": "pipeline.baselines",
+    "fit_sizes": "pipeline.sizes",
     "predict": "pipeline.prediction",
     "reproduce": "pipeline.reproduction",
     "run_demo": "pipeline.demo",
@@ -46,6 +48,7 @@ __all__ = [
     "fit_head",
     "fit_mlp",
     "fit_scratch",
+    "fit_sizes",
     "predict",
     "reproduce",
     "run_demo",

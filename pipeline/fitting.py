@@ -16,7 +16,7 @@ from pipeline.heads import HEADS, head_spec
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
 from pipeline.run import ALL_ROWS, Run, split_folder
-from pipeline.split import Split, make_split, resplit
+from pipeline.split import Split, fewer, make_split, resplit
 from pipeline.statistics import Components, components
 from pipeline.streaming import buffer_for, fit_streamed
 from pipeline.workers import fit_missing
@@ -55,6 +55,7 @@ def fit_head(
     split: str | Path | None = None,
     split_seed: int = 0,
     resplits: int | None = None,
+    per_class: int | None = None,
     calibrate: bool = False,
     jobs: int | None = None,
     device: str = "cpu",
@@ -79,6 +80,7 @@ def fit_head(
         split_seed: Seed of a drawn split.
         resplits: Draw so many splits, with the seeds from `split_seed` on, and fit every seed on each of them, as
             RUNS/NAME/split-0000/seed-0000.
+        per_class: Train on so many images of each class, drawn by `split_seed`; on all if not given.
         calibrate: Scale probabilities by a temperature that is fitted on the validation part, see
             `pipeline.calibration`; the classes that are named stay the same.
         jobs: Runs that are fitted side by side; one a processor if not given.
@@ -112,6 +114,9 @@ def fit_head(
         if resplits is None
         else resplit(source.index, split, split_seed, resplits)
     )
+    if per_class is not None:
+        drawn = {number: split_seed if number is None else number for number in splits}
+        splits = {number: fewer(source.index, one, per_class, drawn[number]) for number, one in splits.items()}
     plans, buffers = [], []
     for number, parts in splits.items():
         folder = Path(runs) / name / split_folder(number)

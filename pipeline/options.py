@@ -16,7 +16,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 OWN = ("epochs", "lr", "dropout", "batch_size", "hidden", "weight_decay", "patience")
 # Other keyword arguments of `fit_head` and `fit_grid`: those that a command types, and those that it never does.
 TYPED = ("head", "name", "use_views", "split", "split_seed", "resplits", "calibrate", "device", "memory")
-NO_HYPER_PARAMETERS = (*TYPED, "seeds", "cache", "runs", "grid", "jobs", "progress")
+NO_HYPER_PARAMETERS = (*TYPED, "seeds", "per_class", "cache", "runs", "grid", "jobs", "progress")
 
 
 def seeds(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
@@ -39,6 +39,15 @@ def sizes(context: click.Context, option: click.Parameter, value: str | None) ->
     if not re.fullmatch(r"\d+(-\d+)*", value):
         raise click.BadParameter(f"{value!r} is not a list of layer sizes such as 84-63-42.")
     return tuple(int(size) for size in value.split("-"))
+
+
+def counts(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read whole numbers: `5,10,20`."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,8}(,[1-9]\d{0,8})+", value):
+        raise click.BadParameter(f"{value!r} is not a list of two or more numbers such as 5,10,20.")
+    return tuple(int(one) for one in value.split(","))
 
 
 def size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from random import Random
 from typing import NamedTuple
 
 from cache import Entry, Index
@@ -108,6 +109,38 @@ def resplit(index: Index, split: str | Path | None, seed: int, count: int) -> di
             "shares, such as `--split 80/10/10`."
         )
     return {number: make_split(index, text, number) for number in range(seed, seed + count)}
+
+
+def fewer(index: Index, split: Split, per_class: int, seed: int) -> Split:
+    """Keep so many training images of each class; those of a smaller number are among those of a larger one.
+
+    Args:
+        index: Which image is which row.
+        split: All training images, and those that validate and test, which stay.
+        per_class: Training images of each class.
+        seed: Which they are.
+
+    Raises:
+        SplitError: A class has fewer.
+    """
+    entries = index.entries
+    of_class: dict[str, list[int]] = {}
+    for row in split.rows["train"]:
+        of_class.setdefault(entries[row].label, []).append(row)
+    smallest = min(of_class, key=lambda name: len(of_class[name]))
+    if per_class > len(of_class[smallest]):
+        raise SplitError(
+            f"The split ({split.source}) has {len(of_class[smallest])} training images of {_some([smallest])}, fewer "
+            f"than the {per_class} of each class that are asked for. Ask for fewer, or give train a larger share."
+        )
+    generator = Random(seed)
+    kept: list[int] = []
+    for name in sorted(of_class):
+        generator.shuffle(of_class[name])
+        kept += of_class[name][:per_class]
+    rows = {**split.rows, "train": tuple(sorted(kept))}
+    digests = {**split.digests, "train": part_digest(entries[row] for row in rows["train"])}
+    return Split(f"{split.source}, {per_class} training images of each class", rows, digests, _notes(entries, rows))
 
 
 def part_digest(entries: Iterable[Entry]) -> str:

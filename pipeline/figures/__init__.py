@@ -6,6 +6,7 @@ from pipeline.figures.curves import curves_figure, draw_curves
 from pipeline.figures.detections import Example, detections_figure, draw_detections
 from pipeline.figures.ranking import Rank, draw_ranking, ranking_figure
 from pipeline.figures.saving import save_figure
+from pipeline.figures.sizes import draw_sizes, sizes_figure
 
 __all__ = [
     "CELL",
@@ -21,6 +22,8 @@ __all__ = [
     "draw_curves",
     "draw_detections",
     "draw_ranking",
+    "draw_sizes",
     "ranking_figure",
     "save_figure",
+    "sizes_figure",
 ]

@@ -7,7 +7,7 @@ from pipeline.tables.diagnosis import show_diagnosis
 from pipeline.tables.evaluation import show_evaluation
 from pipeline.tables.export import show_export
 from pipeline.tables.extraction import show_download, show_extraction
-from pipeline.tables.fitting import show_fitting, show_grid
+from pipeline.tables.fitting import show_fitting, show_grid, show_sizes
 from pipeline.tables.prediction import csv_predictions, show_predictions
 from pipeline.tables.pruning import show_pruning
 from pipeline.tables.reproduction import show_reproduction
@@ -28,5 +28,6 @@ __all__ = [
     "show_predictions",
     "show_pruning",
     "show_reproduction",
+    "show_sizes",
     "show_verification",
 ]

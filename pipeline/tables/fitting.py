@@ -11,12 +11,24 @@ from rich.text import Text
 from pipeline.options import typed, value_text
 from pipeline.printable import printable
 from pipeline.tables.printing import print_fitting, print_lines, print_next, print_notes
-from pipeline.wording import counted, distance_text, duration, spread_text
+from pipeline.wording import (
+    amount_text,
+    counted,
+    distance_text,
+    duration,
+    ends_text,
+    interval_text,
+    points_text,
+    spread_text,
+)
 
 if TYPE_CHECKING:
     from pipeline.fitting import Fitting
     from pipeline.grid import GridSearch
+    from pipeline.sizes import LearningCurve
 
+GROWING = ("accuracy", "95 %", "gain", "95 % of it")
+SURE = 0.05  # p-value below which a gain is called more than noise
 COMPARED = ("accuracy", "behind", "95 %", "", "log loss")
 
 
@@ -48,8 +60,8 @@ def show_fitting(result: "Fitting", console: Console) -> None:
             seeds = "" if found.seeds is None else f", ± {found.seeds:.4f} between seeds on one split"
             print_lines(console, [f"validation accuracy varies: ± {found.splits:.4f} between splits{seeds}"])
     if first.calibrated:
-        ends = dict.fromkeys(f"{pick(run.temperature for run in result.runs):.2f}" for pick in (min, max))
-        print_lines(console, [f"temperatures, fitted on validation: {' to '.join(ends)}; above 1: it was too sure"])
+        heats = dict.fromkeys(f"{pick(run.temperature for run in result.runs):.2f}" for pick in (min, max))
+        print_lines(console, [f"temperatures, fitted on validation: {' to '.join(heats)}; above 1: it was too sure"])
     if result.curves:
         print_lines(console, [f"learning curves: {result.curves}"])
     print_next(console, "evaluate", folder.parent)
@@ -73,6 +85,44 @@ def show_grid(result: "GridSearch", console: Console) -> None:
     print_notes(console, result.notes)
     print_next(console, "fit-head", result.cache, result.runs, *typed(result.winner), label="fits the best")
     print_next(console, "evaluate", result.runs / best.name, label="its test figures")
+
+
+def show_sizes(result: "LearningCurve", console: Console) -> None:
+    """Draw accuracy by the size of the training part, and say what the last step brought."""
+    print_fitting(console, GROWING, partial(_steps, result), least=2)
+    first, last = result.steps[-2:]
+    print_lines(
+        console,
+        [
+            f"{counted(result.fitted, 'run')} fitted ({duration(result.seconds)})",
+            "accuracy: mean ± standard deviation over runs; gain: over the line above, with its 95 % interval",
+        ],
+    )
+    if last.gain is not None:
+        gain = points_text(last.gain.triple)
+        sure = "more than noise" if last.gain.p < SURE else "within noise"
+        print_lines(
+            console,
+            [f"from {first.per_class} to {last.per_class} images of each class accuracy changes by {gain}: {sure}"],
+        )
+    print_notes(console, result.notes)
+    print_lines(console, [f"picture: {result.picture}, and as SVG beside it"])
+    print_next(console, "evaluate", *(result.runs / step.name for step in result.steps), label="test figures")
+
+
+def _steps(result: "LearningCurve", columns: Sequence[str]) -> Table:
+    table = Table(title=f"validation, {counted(result.images, 'image')}", title_justify="left")
+    for heading in ("images of each class", *columns):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for step in result.steps:
+        gain = (
+            ("", "")
+            if step.gain is None
+            else (amount_text("accuracy", step.gain.value), ends_text("accuracy", step.gain.low, step.gain.high))
+        )
+        cells = (spread_text(step.accuracy), interval_text((step.figure.low, step.figure.high)), *gain)
+        table.add_row(str(step.per_class), *cells[: len(columns)])
+    return table
 
 
 def _candidates(result: "GridSearch", columns: Sequence[str]) -> Table:
