@@ -129,7 +129,7 @@ def extract_command(output: "Output", images: Path, cache: Path, **given: Any) -
 )
 @options.USE_VIEWS
 @options.SPLIT
-@click.option("--resplits", type=click.IntRange(2), metavar="K", help="Fit on K drawn splits, all seeds on each.")
+@options.RESPLITS
 @click.option(
     "--train-sizes",
     callback=options.counts,
@@ -227,6 +227,7 @@ def fit_scratch_command(output: "Output", images: Path, runs: Path, **given: Any
 @click.option("--image-size", type=click.IntRange(1), default=224, show_default=True, help="Side in pixels.")
 @options.USE_VIEWS
 @options.SPLIT
+@options.RESPLITS
 @options.JOBS
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
 @options.ON_ERROR
@@ -268,7 +269,7 @@ def evaluate_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> 
 @click.option("--images", type=FOLDER, help="The image set, if it was moved: baselines see its pixels.")
 @click.option("--out", type=FOLDER, help="Folder of the picture.  [default: the RUNS of the best name]")
 def compare_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> None:
-    """Say which name is really better, by how much, and what of it is noise.
+    """Say which name is really better, and what of it is noise.
 
     RUNS are any mix of folders of runs, RUNS/NAME and single run folders; a name is compared with all its seeds and
     splits. On stdout: the ranking, and every pair's difference with its interval and p-value. Beside the runs: both

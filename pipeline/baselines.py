@@ -36,7 +36,7 @@ from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_na
 from pipeline.progress import SILENT, Progress
 from pipeline.reading import file_digest
 from pipeline.run import Run
-from pipeline.split import Split, make_split
+from pipeline.split import Split, splits_of
 from pipeline.transform import Transform
 from pipeline.workers import fit_missing
 
@@ -56,6 +56,7 @@ def fit_mlp(
     image_size: int = SIDE,
     split: str | Path | None = None,
     split_seed: int = 0,
+    resplits: int | None = None,
     jobs: int | None = None,
     device: str = "cpu",
     on_error: Literal["fail", "skip"] = "fail",
@@ -76,6 +77,7 @@ def fit_mlp(
         image_size: Side of the images in pixels, so that 3 * image_size * image_size numbers go in.
         split: See `pipeline.split.make_split`.
         split_seed: Seed of a drawn split.
+        resplits: Draw so many splits, see `pipeline.fitting.fit_head`.
         jobs: Runs that are fitted side by side; one a processor if not given.
         device: Where to train: `cpu`, `cuda`, `cuda:1` or `auto`.
         on_error: What unreadable images mean: `fail` raises, `skip` leaves them out.
@@ -99,7 +101,7 @@ def fit_mlp(
     asked = checked_seeds(seeds)
     _checked("pixel-mlp", name, device, parameters)
     transform = pixel_transform(image_size)
-    source, parts, plan = _plan(
+    source, planned = _plan(
         images,
         transform,
         split,
@@ -107,6 +109,7 @@ def fit_mlp(
         on_error,
         progress,
         runs,
+        resplits=resplits,
         head="pixel-mlp",
         name=name,
         seeds=asked,
@@ -115,8 +118,10 @@ def fit_mlp(
         views=use_views,
     )
     fill = partial(_fill, Path(source.index.images), transform)
-    fit_missing([plan], source.index, parts, fill, jobs, progress, f"fitting {name}")
-    return fitting_of([plan], plan.runs[0].notes, started, progress)
+    for count, (parts, plan) in enumerate(planned, 1):
+        label = f"fitting {name}" + (f", split {count} of {len(planned)}" if resplits is not None else "")
+        fit_missing([plan], source.index, parts, fill, jobs, progress, label)
+    return fitting_of([plan for _, plan in planned], _notes(planned), started, progress)
 
 
 def fit_scratch(
@@ -174,7 +179,7 @@ def fit_scratch(
     chosen = choose_device(device)
     parameters = {**parameters, "precision": _precision(precision, str(chosen))}
     transform = pixel_transform(_checked("scratch", name, device, parameters).image_size)
-    source, parts, plan = _plan(
+    source, ((parts, plan),) = _plan(
         images,
         transform,
         split,
@@ -261,9 +266,10 @@ def _plan(
     on_error: Literal["fail", "skip"],
     progress: Progress,
     runs: Path | str,
+    resplits: int | None = None,
     **asked: Any,
-) -> tuple[Source, Split, Plan]:
-    """Plan the runs, and decode the images beforehand only if there is something to train.
+) -> tuple[Source, list[tuple[Split, Plan]]]:
+    """Plan the runs on each split, and decode the images beforehand only if there is something to train.
 
     Runs that are there were trained on these very bytes, which could be decoded then. But which images are to be
     skipped, and so how the others are split, is known only once all were decoded.
@@ -272,13 +278,19 @@ def _plan(
     decoded = on_error == "skip"
     index = read_index(images, transform, on_error=on_error, decoded=decoded, progress=progress)
     source = Source(index, pixel_recipe(transform.crop_size), "")
-    parts = make_split(index, split, split_seed)
-    plan = make_plan(source, parts, Path(runs), **asked)
-    if plan.missing and not decoded:
+    splits = splits_of(index, split, split_seed, resplits)
+    planned = [
+        (parts, make_plan(source, parts, Path(runs), resplit=number, **asked)) for number, parts in splits.items()
+    ]
+    if any(plan.missing for _, plan in planned) and not decoded:
         require_decodable(index, transform, progress)
-    for note in plan.runs[0].notes:
+    for note in _notes(planned):
         progress.note(note)
-    return source, parts, plan
+    return source, planned
+
+
+def _notes(planned: Sequence[tuple[Split, Plan]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for _, plan in planned for note in plan.runs[0].notes))
 
 
 def _fill(

@@ -16,7 +16,7 @@ from pipeline.heads import HEADS, head_spec
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
 from pipeline.run import ALL_ROWS, Run, split_folder
-from pipeline.split import Split, fewer, make_split, resplit
+from pipeline.split import fewer, splits_of
 from pipeline.statistics import Components, components
 from pipeline.streaming import buffer_for, fit_streamed
 from pipeline.workers import fit_missing
@@ -109,11 +109,7 @@ def fit_head(
     source = Source.of_cache(opened)
     name = head if name is None else name
     require_name(name)
-    splits: dict[int | None, Split] = (
-        {None: make_split(source.index, split, split_seed)}
-        if resplits is None
-        else resplit(source.index, split, split_seed, resplits)
-    )
+    splits = splits_of(source.index, split, split_seed, resplits)
     if per_class is not None:
         drawn = {number: split_seed if number is None else number for number in splits}
         splits = {number: fewer(source.index, one, per_class, drawn[number]) for number, one in splits.items()}

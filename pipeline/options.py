@@ -152,6 +152,9 @@ SPLIT = together(
     click.option("--split", help="80/10/10, paper, own, or a CSV.  [default: the image set's own, else 80/10/10]"),
     click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True),
 )
+RESPLITS = click.option(
+    "--resplits", type=click.IntRange(2), metavar="K", help="Fit on K drawn splits, every seed on each of them."
+)
 STOPPING = together(
     click.option("--weight-decay", type=float, help="L2 penalty of Adam.  [default: 0]"),
     click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a lower val loss."),

@@ -82,33 +82,37 @@ def make_split(index: Index, split: str | Path | None = None, seed: int = 0) -> 
     return Split(source, rows, digests, _notes(entries, rows))
 
 
-def resplit(index: Index, split: str | Path | None, seed: int, count: int) -> dict[int | None, Split]:
-    """Draw several stratified splits of the same images.
+def splits_of(
+    index: Index, split: str | Path | None, seed: int, resplits: int | None = None
+) -> dict[int | None, Split]:
+    """Make the one split that is asked for, or several stratified draws.
 
     Args:
         index: Which image is which row.
-        split: Shares such as `80/10/10`, which are meant if nothing is given.
+        split: See `make_split`; several are drawn by shares such as `80/10/10`, which are meant if nothing is given.
         seed: Of the first draw; the others have the next ones.
-        count: How many, 2 or more.
+        resplits: How many draws, 2 or more; None for the one split.
 
     Returns:
-        Seed -> split.
+        Seed of each draw -> split; None -> the one split.
 
     Raises:
         SplitError: There is nothing to draw, or the images cannot be split so.
     """
+    if resplits is None:
+        return {None: make_split(index, split, seed)}
     text = DEFAULT_DRAW if split is None else str(split)
-    if count < 2 or not DRAW.fullmatch(text):
+    if resplits < 2 or not DRAW.fullmatch(text):
         raise SplitError(
-            f"{count} splits of '{text}' cannot be drawn: splits are drawn anew by shares such as 80/10/10, and two of "
-            "them are the least. Give such shares with `--split`, or leave `--resplits` out."
+            f"{resplits} splits of '{text}' cannot be drawn: splits are drawn anew by shares such as 80/10/10, and two "
+            "of them are the least. Give such shares with `--split`, or leave `--resplits` out."
         )
     if split is None and index.has_parts:
         raise SplitError(
             "The image set has a split of its own, and there is only one of that kind. To draw others, give their "
             "shares, such as `--split 80/10/10`."
         )
-    return {number: make_split(index, text, number) for number in range(seed, seed + count)}
+    return {number: make_split(index, text, number) for number in range(seed, seed + resplits)}
 
 
 def fewer(index: Index, split: Split, per_class: int, seed: int) -> Split:

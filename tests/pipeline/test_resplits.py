@@ -10,13 +10,14 @@ import pytest
 from rich.console import Console
 
 from cache import FeatureCache
+from pipeline.baselines import fit_mlp
 from pipeline.comparison import compare
 from pipeline.difference import RESPLITS
 from pipeline.errors import RunError, SplitError
 from pipeline.evaluation import evaluate
 from pipeline.fitting import fit_head
 from pipeline.run import Run, find_runs
-from pipeline.split import make_split, resplit
+from pipeline.split import make_split, splits_of
 from pipeline.statistics import components, corrected_resampled
 from pipeline.tables import show_evaluation, show_fitting
 
@@ -68,6 +69,14 @@ def test_more_splits_and_seeds_go_on_from_what_is_there(extracted: Path, changed
     last = [[run.history[-1]["val_accuracy"] or 0 for run in more.runs[at : at + 3]] for at in range(0, 12, 3)]
     found = components(last)
     assert f"± {found.splits:.4f} between splits, ± {found.seeds:.4f} between seeds" in file.getvalue()
+
+
+def test_the_baseline_on_pixels_knows_them_too(drawn: Path, tmp_path: Path) -> None:
+    asked = {"seeds": (0, 1), "epochs": 1, "image_size": 8, "split": "60/20/20", "resplits": 2, "jobs": 1}
+    assert fit_mlp(drawn, tmp_path, **asked).fitted == 4  # type: ignore[arg-type]
+    assert fit_mlp(drawn, tmp_path, **asked).fitted == 0  # type: ignore[arg-type]
+    (summary,) = evaluate(tmp_path).names
+    assert (summary.seeds, summary.splits) == ((0, 1), 2)
 
 
 def test_any_place_finds_them(several: Path) -> None:
@@ -158,4 +167,4 @@ def test_runs_from_before_are_on_one_split(runs: Path) -> None:
 @pytest.mark.parametrize(("split", "count"), [("paper", 3), ("own", 3), ("split.csv", 3), ("60/20/20", 1)])
 def test_what_cannot_be_drawn_is_refused(extracted: Path, split: str, count: int) -> None:
     with pytest.raises(SplitError, match="cannot be drawn: splits are drawn anew by shares"):
-        resplit(FeatureCache.open(extracted).index(), split, 0, count)
+        splits_of(FeatureCache.open(extracted).index(), split, 0, count)
