@@ -28,7 +28,7 @@ Extract the features of labelled images once, fit any number of heads from them 
   manyheads extract  IMAGES CACHE     run the base over the images, once
   manyheads fit-head CACHE RUNS       train heads, one run a seed
   manyheads evaluate RUNS             metrics, ranking, confusion matrices
-  manyheads compare  RUNS             which is really better, and what is noise
+  manyheads compare  RUNS             which is better, and what of it is noise
   manyheads predict  RUN IMAGE...     name what is on new images
 
 \b

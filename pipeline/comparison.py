@@ -48,7 +48,7 @@ class Pair:
         second: The other.
         difference: The first one's figure minus the second's, with its 95 % interval and the test's p-value.
         adjusted: The p-value after Holm's correction for all pairs.
-        detectable: The smallest true difference that would be seen four times in five.
+        detectable: The smallest true difference that would be seen four times in five, among so many pairs.
         method: The test.
     """
 
@@ -140,7 +140,7 @@ def compare(
     adjusted = holm([estimate.p for _, _, estimate, _ in tests])
     names = tuple(_standing(outcome, metric) for outcome in ranked)
     pairs = tuple(
-        Pair(first, second, estimate, p, estimate.detectable, method)
+        Pair(first, second, estimate, p, estimate.detectable(len(tests)), method)
         for (first, second, estimate, method), p in zip(tests, adjusted, strict=True)
     )
     return Comparison(

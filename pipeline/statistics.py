@@ -30,7 +30,7 @@ class Estimate:
         low: Lower end of its 95 % interval.
         high: Upper end.
         error: Standard error.
-        freedom: Degrees of freedom of Student's distribution that it belongs to.
+        freedom: Degrees of freedom of Student's distribution that it belongs to; None for the normal one.
         p: Two-sided p-value of the hypothesis that it is 0; 1 for what is no difference.
     """
 
@@ -38,7 +38,7 @@ class Estimate:
     low: float
     high: float
     error: float
-    freedom: float = math.inf
+    freedom: float | None = None
     p: float = 1.0
 
     @property
@@ -46,12 +46,13 @@ class Estimate:
         """The figure and both ends."""
         return self.value, self.low, self.high
 
-    @property
-    def detectable(self) -> float:
-        """The smallest true difference that would be seen four times in five, with noise as it is here."""
-        from scipy.stats import t
+    def detectable(self, tests: int = 1) -> float:
+        """Return the smallest true difference that would be seen four times in five, with noise as it is here.
 
-        return float(t.ppf(1 - LEVEL / 2, self.freedom) + t.ppf(POWER, self.freedom)) * self.error
+        Args:
+            tests: How many p-values are corrected together.
+        """
+        return (_quantile(self.freedom, LEVEL / tests / 2) + _quantile(self.freedom, 1 - POWER)) * self.error
 
 
 def proportion(correct: int, images: int) -> Estimate:
@@ -116,7 +117,7 @@ def mean_of(outcomes: npt.NDArray[Any], measure: Measure, *, bounded: bool = Tru
         seed: Of the draws; see `difference_of`.
     """
     value, error, freedom = _crossed([outcomes], measure, bounded, seed)
-    reach = _quantile(freedom)
+    reach = _quantile(freedom, LEVEL / 2)
     if not bounded:
         return Estimate(value, max(value - reach * error, 0.0), value + reach * error, error, freedom)
     images = min(max(value * (1 - value), 0.0) / error**2 or outcomes.shape[1], outcomes.size)
@@ -150,20 +151,20 @@ def difference_of(
     from scipy.stats import t
 
     value, error, freedom = _crossed([first, second], measure, bounded, seed)
-    reach = _quantile(freedom) * error
-    p = 2 * float(t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+    reach = _quantile(freedom, LEVEL / 2) * error
+    p = 2 * float(t.sf(abs(value) / error, freedom or math.inf)) if error else float(value == 0)
     return Estimate(value, value - reach, value + reach, error, freedom, p)
 
 
-def _quantile(freedom: float) -> float:
+def _quantile(freedom: float | None, above: float) -> float:
     from scipy.stats import t
 
-    return float(t.ppf(1 - LEVEL / 2, freedom))
+    return float(t.isf(above, freedom or math.inf))
 
 
 def _crossed(
     sides: Sequence[npt.NDArray[Any]], measure: Measure, bounded: bool, seed: int
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float | None]:
     """Return a mean figure of one side, or the difference of two, its standard error and its degrees of freedom."""
     n = sides[0].shape[1]
     plain = [measure(side, np.ones((1, n)))[0] for side in sides]
@@ -179,7 +180,7 @@ def _crossed(
     # With unequal numbers of runs, the smaller one tells how well noise of training is known: that is the cautious way.
     fewest = min((len(figures) for figures, _ in several), default=2) - 1
     loose = (images**2 / (n - 1) if n > 1 else 0.0) + sum(runs) ** 2 / fewest
-    return value, math.sqrt(variance), max(variance**2 / loose, 1.0) if loose else math.inf
+    return value, math.sqrt(variance), max(variance**2 / loose, 1.0) if loose else None
 
 
 def _drawn(sides: Sequence[npt.NDArray[Any]], measure: Measure, seed: int) -> list[Floats]:
@@ -216,7 +217,7 @@ def corrected_resampled(figures: Sequence[float], train: int, test: int) -> Esti
     k = len(figures)
     value = float(np.mean(figures))
     error = math.sqrt((1 / k + test / train) * float(np.var(figures, ddof=1)))
-    reach = _quantile(k - 1) * error
+    reach = _quantile(k - 1, LEVEL / 2) * error
     p = 2 * float(t.sf(abs(value) / error, k - 1)) if error else float(value == 0)
     return Estimate(value, value - reach, value + reach, error, k - 1, p)
 

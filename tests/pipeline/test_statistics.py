@@ -124,7 +124,7 @@ def test_a_difference_that_is_detectable_is_detected_four_times_in_five() -> Non
         first, second = named(generator, images + gap, 5, 0.5, 0.1), named(generator, images, 5, 0.5, 0.1)
         found = accuracy_difference(first, second)
         seen += found.p < 0.05
-        detectable.append(found.detectable)
+        detectable.append(found.detectable())
         truth.append(found.value)
     expected = np.mean(truth) / np.mean(detectable)
     assert 0.85 < expected < 1.2  # the gap is about what is detectable
