@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.difference import difference, figure_of
-from pipeline.figures import draw_confusion
+from pipeline.figures import draw_confusion, draw_reliability
 from pipeline.metrics import Metrics, Spread
 from pipeline.outcomes import METRICS, Outcome, read_outcomes
 from pipeline.progress import SILENT, Progress
@@ -33,7 +33,8 @@ class Summary:
         behind: Mean accuracy minus the best name's, so 0 or less, and the 95 % interval of that difference, over the
             seeds of both and the images, which are the same; None for the best, and where the images are others.
         notes: What the user should know about these runs.
-        picture: The confusion matrix, a mean over the seeds.
+        picture: The confusion matrix, a mean over the runs; an SVG of the same name is beside it, as for the next.
+        reliability: The reliability diagram, over all runs.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Summary:
     behind: tuple[float, float, float] | None
     notes: tuple[str, ...]
     picture: Path
+    reliability: Path
 
 
 @dataclass(frozen=True)
@@ -139,4 +141,7 @@ def _summary(outcome: Outcome, best: Outcome, part: str) -> Summary:
         behind=behind,
         notes=outcome.notes,
         picture=picture,
+        reliability=draw_reliability(
+            outcome.reliability(), f"{outcome.name}, {part}, {seeds}", outcome.folder / f"reliability-{part}.png"
+        ),
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cache import FeatureCache
 from cache.atomic import remove_leftovers
-from pipeline.calibration import LEAST
+from pipeline.calibration import LEAST, Reliability, reliability
 from pipeline.errors import RunError
 from pipeline.image_set import read_image_set
 from pipeline.metrics import Metrics, Spread, spread
@@ -32,6 +32,7 @@ class Trial:
         labels: (N,) numbers of the images' true classes, in the order of the runs' classes.
         predicted: (S, N) numbers of the classes they were named.
         losses: (S, N) negative natural logarithm of the true class's probability.
+        confidence: (S, N) probability of the class that was named.
         part: The part of the split.
     """
 
@@ -40,6 +41,7 @@ class Trial:
     labels: npt.NDArray[np.int32]
     predicted: npt.NDArray[np.int32]
     losses: npt.NDArray[np.float32]
+    confidence: npt.NDArray[np.float32]
     part: str
 
     @property
@@ -99,6 +101,11 @@ class Outcome:
     def digests(self) -> frozenset[str]:
         """Of the images of each split."""
         return frozenset(trial.digest for trial in self.trials)
+
+    def reliability(self) -> Reliability:
+        """Sort what all runs said about all images by how sure they were."""
+        sure = np.concatenate([trial.confidence.ravel() for trial in self.trials]).astype(np.float64)
+        return reliability(sure, np.concatenate([trial.correct.ravel() for trial in self.trials]))
 
     def figures(self, metric: str) -> list[list[float]]:
         """Return a metric: for each split, of each of its runs."""
@@ -184,14 +191,16 @@ class _Kept:
     labels: npt.NDArray[np.int32]
     predicted: npt.NDArray[np.int32]
     losses: npt.NDArray[np.float32]
+    confidence: npt.NDArray[np.float32]
 
     @classmethod
     def of(cls, run: Run, metrics: Metrics, predictions: Predictions) -> "_Kept":
         numbers = {name: number for number, name in enumerate(run.classes)}
         labels = np.array([numbers[label] for label in predictions.labels], np.int32)
         predicted = np.array([numbers[label] for label in predictions.predicted], np.int32)
-        sure = predictions.probabilities[np.arange(len(labels)), labels]
-        return cls(run, metrics, labels, predicted, -np.log(np.maximum(sure, LEAST)).astype(np.float32))
+        true, named = (predictions.probabilities[np.arange(len(labels)), codes] for codes in (labels, predicted))
+        losses = -np.log(np.maximum(true, LEAST)).astype(np.float32)
+        return cls(run, metrics, labels, predicted, losses, named.astype(np.float32))
 
 
 def _trial(kept: Sequence[_Kept], part: str) -> Trial:
@@ -201,6 +210,7 @@ def _trial(kept: Sequence[_Kept], part: str) -> Trial:
         labels=kept[0].labels,
         predicted=np.stack([one.predicted for one in kept]),
         losses=np.stack([one.losses for one in kept]),
+        confidence=np.stack([one.confidence for one in kept]),
         part=part,
     )
 

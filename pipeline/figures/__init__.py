@@ -5,6 +5,7 @@ from pipeline.figures.confusion import CELL, LARGEST, SMALL_CELL, confusion_figu
 from pipeline.figures.curves import curves_figure, draw_curves
 from pipeline.figures.detections import Example, detections_figure, draw_detections
 from pipeline.figures.ranking import Rank, draw_ranking, ranking_figure
+from pipeline.figures.reliability import draw_reliability, reliability_figure
 from pipeline.figures.saving import save_figure
 from pipeline.figures.sizes import draw_sizes, sizes_figure
 
@@ -22,8 +23,10 @@ __all__ = [
     "draw_curves",
     "draw_detections",
     "draw_ranking",
+    "draw_reliability",
     "draw_sizes",
     "ranking_figure",
+    "reliability_figure",
     "save_figure",
     "sizes_figure",
 ]

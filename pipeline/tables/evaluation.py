@@ -43,6 +43,7 @@ def show_evaluation(result: "Evaluation", console: Console) -> None:
         console, [note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items()]
     )
     print_lines(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
+    print_lines(console, ["reliability diagrams are beside them"])
 
 
 def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:

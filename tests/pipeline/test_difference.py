@@ -70,6 +70,7 @@ def test_single_runs_are_compared_exactly(outcomes: dict[str, Outcome]) -> None:
                 metrics=trial.metrics[:1],
                 predicted=trial.predicted[:1],
                 losses=trial.losses[:1],
+                confidence=trial.confidence[:1],
             ),
         ),
     )
