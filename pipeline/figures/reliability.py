@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of the drawing: raise it when pictures change, so that old ones are drawn anew
 WIDTH, SIDE, COUNTS, GAP, LEFT, MARGIN = 4.4, 3.5, 0.8, 0.12, 0.72, 0.14  # inches
 NOTE = (
-    "Bars: share of images named rightly, by the probability of the class that was named; red: how far that is "
+    "Black: share of images named rightly, by the probability of the class that was named; hatched: how far that is "
     "from what the probability says. On the line both are the same. Below: how many images."
 )
 
@@ -60,7 +60,17 @@ def reliability_figure(found: Reliability, title: str) -> "Figure":
     held = found.images > 0
     sure, right = found.confidence[held], found.accuracy[held]
     upper.bar(places[held], right, 0.92 / bins, color=RIGHT, linewidth=0)
-    upper.bar(places[held], sure - right, 0.92 / bins, bottom=right, color=WRONG, alpha=0.3, linewidth=0)
+    upper.bar(
+        places[held],
+        sure - right,
+        0.92 / bins,
+        bottom=right,
+        facecolor="white",
+        edgecolor=WRONG,
+        hatch="/////",
+        alpha=0.85,
+    )
+    upper.hlines(right, places[held] - 0.46 / bins, places[held] + 0.46 / bins, colors="black", linewidth=2)
     upper.plot([0, 1], [0, 1], color="0.4", linewidth=0.9, linestyle=(0, (4, 2)))
     upper.text(0.03, 0.95, f"ECE {found.error:.3f}", fontsize=9, va="top")
     lower.bar(places, found.images, 0.92 / bins, color="0.6", linewidth=0)
