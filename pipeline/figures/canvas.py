@@ -1,6 +1,7 @@
 """An empty figure without a display, and what is put on it at a place given in inches."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,15 @@ def add_panel(figure: "Figure", left: float, base: float, wide: float, high: flo
     """Add axes whose lower left corner and size are given in inches."""
     width, height = figure.get_size_inches()
     return figure.add_axes((left / width, base / height, wide / width, high / height), **more)
+
+
+def make_plain(axes: "Axes", sides: Sequence[str] = ("left", "bottom"), grid: Literal["x", "both"] = "both") -> None:
+    """Draw axes as all pictures have them: a faint grid behind, small letters, and a line at some sides alone."""
+    axes.grid(axis=grid, color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=7.5, labelcolor="0.3", pad=4)
+    for side, spine in axes.spines.items():
+        spine.set(color="0.6", linewidth=0.8, visible=side in sides)
 
 
 def write(figure: "Figure", left: float, base: float, text: str, size: float, **more: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.figures.canvas import add_panel, new_figure, write
+from pipeline.figures.canvas import add_panel, make_plain, new_figure, write
 from pipeline.figures.lettering import fitted, wrapped
 from pipeline.figures.saving import draw_once
 
@@ -193,11 +193,7 @@ def _draw(axes: "Axes", column: _Column, what: str) -> None:
     axes.set_xlim(0.5, last + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axes.grid(color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=7.5, labelcolor="0.3", pad=4)
-    for side, spine in axes.spines.items():
-        spine.set(color="0.6", linewidth=0.8, visible=side in ("left", "bottom"))
+    make_plain(axes)
 
 
 def _limits(columns: Sequence[_Column]) -> dict[str, tuple[float, float]]:

@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.figures.canvas import RIGHT, WRONG, add_panel, new_figure, write
+from pipeline.figures.canvas import RIGHT, WRONG, add_panel, make_plain, new_figure, write
 from pipeline.figures.lettering import fitted, line_width, wrapped
 from pipeline.figures.saving import draw_once
 
@@ -121,10 +121,6 @@ def _frame(axes: "Axes", rows: int, label: str) -> None:
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axes.grid(axis="x", color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
     axes.margins(x=0.05)
-    axes.tick_params(length=0, labelsize=7.5, labelcolor="0.3", pad=4)
     axes.set_xlabel(label, fontsize=8.5)
-    for side, spine in axes.spines.items():
-        spine.set(color="0.6", linewidth=0.8, visible=side == "bottom")
+    make_plain(axes, sides=("bottom",), grid="x")

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.calibration import Reliability
-from pipeline.figures.canvas import RIGHT, WRONG, add_panel, new_figure, write
+from pipeline.figures.canvas import RIGHT, WRONG, add_panel, make_plain, new_figure, write
 from pipeline.figures.lettering import wrapped
 from pipeline.figures.saving import draw_once
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 VERSION = 1  # of the drawing: raise it when pictures change, so that old ones are drawn anew
@@ -79,15 +78,7 @@ def reliability_figure(found: Reliability, title: str) -> "Figure":
     lower.set_xlabel("probability of the class that was named", fontsize=8.5)
     upper.tick_params(labelbottom=False)
     for axes in (upper, lower):
-        _frame(axes)
+        make_plain(axes)
     write(figure, MARGIN, 0.1, "\n".join(note), 7, color="0.4", va="bottom")
     write(figure, MARGIN, height - MARGIN, "\n".join(lines), 10, va="top")
     return figure
-
-
-def _frame(axes: "Axes") -> None:
-    axes.grid(color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=7.5, labelcolor="0.3", pad=4)
-    for side, spine in axes.spines.items():
-        spine.set(color="0.6", linewidth=0.8, visible=side in ("left", "bottom"))

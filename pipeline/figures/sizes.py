@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pipeline.figures.canvas import RIGHT, add_panel, new_figure, write
+from pipeline.figures.canvas import RIGHT, add_panel, make_plain, new_figure, write
 from pipeline.figures.lettering import wrapped
 from pipeline.figures.saving import draw_once
 
@@ -64,11 +64,7 @@ def sizes_figure(points: Sequence[Point], title: str) -> "Figure":
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
     axes.set_xlabel("training images of each class", fontsize=8.5)
     axes.set_ylabel("accuracy", fontsize=8.5)
-    axes.grid(color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=7.5, labelcolor="0.3", pad=4)
-    for side, spine in axes.spines.items():
-        spine.set(color="0.6", linewidth=0.8, visible=side in ("left", "bottom"))
+    make_plain(axes)
     write(figure, MARGIN, 0.1, "\n".join(note), 7, color="0.4", va="bottom")
     write(figure, MARGIN, height - MARGIN, "\n".join(lines), 10, va="top")
     return figure

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.printable import printable
-from pipeline.tables.printing import print_fitting, print_lines, print_notes
+from pipeline.tables.printing import print_fitting, print_lines, print_notes, print_notes_of
 from pipeline.wording import METRICS, amount_text, counted, ends_text, p_text, pair_text
 
 if TYPE_CHECKING:
@@ -38,18 +38,8 @@ def show_comparison(result: "Comparison", console: Console) -> None:
             "detectable: the true difference that would be seen four times in five"
         ],
     )
-    noted: dict[str, list[str]] = {}
-    for standing in result.names:
-        for note in standing.notes:
-            noted.setdefault(note, []).append(standing.name)
-    everywhere = len(result.names)
-    print_notes(
-        console,
-        [
-            *(note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items()),
-            *result.notes,
-        ],
-    )
+    print_notes_of(console, {standing.name: standing.notes for standing in result.names})
+    print_notes(console, result.notes)
     print_lines(console, [f"picture: {result.picture}, and as SVG beside it"])
 
 

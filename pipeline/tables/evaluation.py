@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.printable import printable
-from pipeline.tables.printing import print_fitting, print_lines, print_notes
+from pipeline.tables.printing import print_fitting, print_lines, print_notes, print_notes_of
 from pipeline.wording import counted, interval_text, spread_text, standing
 
 if TYPE_CHECKING:
@@ -34,14 +34,7 @@ def show_evaluation(result: "Evaluation", console: Console) -> None:
         print_notes(
             console, [f"these names were not evaluated on the same {result.part} images: the order means little"]
         )
-    noted: dict[str, list[str]] = {}
-    for summary in result.names:
-        for note in summary.notes:
-            noted.setdefault(note, []).append(summary.name)
-    everywhere = len(result.names)
-    print_notes(
-        console, [note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items()]
-    )
+    print_notes_of(console, {summary.name: summary.notes for summary in result.names})
     print_lines(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
     print_lines(console, ["reliability diagrams are beside them"])
 
