@@ -68,7 +68,7 @@ def proportion(correct: int, images: int) -> Estimate:
 
     interval = binomtest(correct, images).proportion_ci(1 - LEVEL, method="wilson")
     share = correct / images
-    return Estimate(share, interval.low, interval.high, math.sqrt(share * (1 - share) / images))
+    return Estimate(share, float(interval.low), float(interval.high), math.sqrt(share * (1 - share) / images))
 
 
 def paired_proportions(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> Estimate:
