@@ -281,6 +281,31 @@ def compare_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> N
     output.show(compare(*runs, progress=output.progress, **given), show_comparison)
 
 
+@command(main, "audit")
+@click.argument("cache", type=FOLDER)
+@options.SPLIT
+@click.option("--out", type=FOLDER, help="Folder for contact sheets and tables of all that is found.  [default: none]")
+@click.option(
+    "--similarity",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.8,
+    show_default=True,
+    help="Of the pixels of two images that are listed.",
+)
+@click.option("--images", type=FOLDER, help="The image set, if it was moved.")
+def audit_command(output: "Output", cache: Path, **given: Any) -> None:
+    """Find near-duplicate images and labels that may be wrong.
+
+    Looks at the features in CACHE and at the images that they were extracted from: above all for images that are nearly
+    the same in different parts of the split, from which an accuracy looks better than it is. Nothing is changed. With
+    --out, all that is found is written there as pictures and tables.
+    """
+    from pipeline.audit import audit
+    from pipeline.tables import show_audit
+
+    output.show(audit(cache, progress=output.progress, **given), show_audit)
+
+
 @command(main, "predict")
 @click.argument("run", type=FOLDER)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))

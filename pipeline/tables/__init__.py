@@ -1,5 +1,6 @@
 """How results look as text: one function for each command's result, in a module for each stage."""
 
+from pipeline.tables.audit import show_audit
 from pipeline.tables.comparison import show_comparison
 from pipeline.tables.demo import show_demo
 from pipeline.tables.description import show_description
@@ -15,6 +16,7 @@ from pipeline.tables.verification import show_verification
 
 __all__ = [
     "csv_predictions",
+    "show_audit",
     "show_comparison",
     "show_demo",
     "show_description",
