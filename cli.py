@@ -29,6 +29,7 @@ Extract the features of labelled images once, fit any number of heads from them 
   manyheads fit-head CACHE RUNS       train heads, one run a seed
   manyheads evaluate RUNS             metrics, ranking, confusion matrices
   manyheads compare  RUNS             which is better, and what of it is noise
+  manyheads report   RUNS             all of it as one page, with every mistake
   manyheads predict  RUN IMAGE...     name what is on new images
 
 \b
@@ -279,6 +280,27 @@ def compare_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> N
     from pipeline.tables import show_comparison
 
     output.show(compare(*runs, progress=output.progress, **given), show_comparison)
+
+
+@command(main, "report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="The file."
+)
+@click.option("--on", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
+@click.option("--cache", type=FOLDER, help="The feature cache, if it was moved.")
+@click.option("--images", type=FOLDER, help="The image set, if it was moved: the page shows its images.")
+@click.option("--force", is_flag=True, help="Replace the file also where it is no report.")
+def report_command(output: "Output", runs: tuple[Path, ...], **given: Any) -> None:
+    """Write one HTML page: the ranking, and every mistake.
+
+    RUNS are any mix of folders of runs, RUNS/NAME and single run folders. The file opens from disk, needs no network,
+    and can be sent and printed.
+    """
+    from pipeline.report import report
+    from pipeline.tables import show_report
+
+    output.show(report(*runs, progress=output.progress, **given), show_report)
 
 
 @command(main, "audit")

@@ -1,7 +1,7 @@
 """Stage four, `compare`: which of several names is really better, by how much, and what of it is noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -81,7 +81,7 @@ class Comparison:
         names: From the best on.
         pairs: Every two of them, in the order of the ranking.
         notes: What limits the comparison.
-        picture: The ranking, drawn; an SVG of the same name is beside it.
+        picture: The ranking, drawn, with an SVG of the same name beside it; None where none was asked for.
     """
 
     part: str
@@ -90,7 +90,7 @@ class Comparison:
     names: tuple[Standing, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
-    picture: Path
+    picture: Path | None = None
 
 
 def compare(
@@ -129,6 +129,27 @@ def compare(
             f"All runs are of one name, {outcomes[0].name}: there is nothing to compare them with. Name the runs of "
             f"another one too, or see what these achieved with `manyheads evaluate {outcomes[0].folder}`."
         )
+    found, ranked = compare_outcomes(outcomes, metric, progress)
+    folder = Path(ranked[0].folder.parent if out is None else out)
+    return replace(found, picture=_draw(ranked, found.names, found.pairs, metric, folder))
+
+
+def compare_outcomes(
+    outcomes: Sequence[Outcome], metric: str, progress: Progress = SILENT
+) -> tuple[Comparison, list[Outcome]]:
+    """Compare what names did with the same images, without a picture; one name alone has a rank and no pairs.
+
+    Args:
+        outcomes: What they did.
+        metric: See `compare`.
+        progress: Told what happens.
+
+    Returns:
+        The comparison, and the outcomes in the order of its ranking.
+
+    Raises:
+        RunError: They saw other images, classes or splits.
+    """
     require_comparable(outcomes)
     sign = -1 if metric == "log_loss" else 1
     ranked = sorted(outcomes, key=lambda one: (-sign * one.mean(metric), str(one.folder)))
@@ -143,15 +164,8 @@ def compare(
         Pair(first, second, estimate, p, estimate.detectable(len(tests)), method)
         for (first, second, estimate, method), p in zip(tests, adjusted, strict=True)
     )
-    return Comparison(
-        part=on,
-        metric=metric,
-        images=outcomes[0].images,
-        names=names,
-        pairs=pairs,
-        notes=_limits(ranked),
-        picture=_draw(ranked, names, pairs, metric, Path(ranked[0].folder.parent if out is None else out)),
-    )
+    part, images = ranked[0].trials[0].part, ranked[0].images
+    return Comparison(part, metric, images, names, pairs, _limits(ranked)), ranked
 
 
 def require_comparable(outcomes: Sequence[Outcome]) -> None:

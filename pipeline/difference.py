@@ -58,7 +58,8 @@ def figure_of(outcome: Outcome, metric: str) -> Estimate:
     first = outcome.trials[0]
     if len(outcome.trials) > 1:
         found = corrected_resampled([float(np.mean(some)) for some in outcome.figures(metric)], *_sizes(first))
-        return replace(found, p=1.0)
+        ends = (found.low, found.high) if metric == "log_loss" else (max(found.low, 0.0), min(found.high, 1.0))
+        return replace(found, low=ends[0], high=ends[1], p=1.0)
     if metric == "accuracy":
         return accuracy_of(first.correct)
     return mean_of(*_per_image(first, metric), bounded=metric != "log_loss")

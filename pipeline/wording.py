@@ -1,6 +1,6 @@
 """How counts and figures read, the same in a terminal and on a page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,6 +67,19 @@ def standing(name: str, best: str, behind: tuple[float, float, float], images: i
     points, interval, meaning = distance_text(behind)
     stands = f"level with {best}" if points == "0.0" else f"{points} points behind {best}"
     return f"{name} is {stands} (95 %: {interval}; {counted(images, 'image')}): {meaning}"
+
+
+def notes_of(notes: Mapping[str, Iterable[str]]) -> list[str]:
+    """Write the notes of several names, each note once, and of whom it is true unless of all.
+
+    Args:
+        notes: Name -> its notes.
+    """
+    noted: dict[str, list[str]] = {}
+    for name, some in notes.items():
+        for note in some:
+            noted.setdefault(note, []).append(name)
+    return [note if len(names) == len(notes) else f"{', '.join(names)}: {note}" for note, names in noted.items()]
 
 
 def amount_text(metric: str, value: float) -> str:

@@ -11,6 +11,7 @@ from pipeline.tables.extraction import show_download, show_extraction
 from pipeline.tables.fitting import show_fitting, show_grid, show_sizes
 from pipeline.tables.prediction import csv_predictions, show_predictions
 from pipeline.tables.pruning import show_pruning
+from pipeline.tables.report import show_report
 from pipeline.tables.reproduction import show_reproduction
 from pipeline.tables.verification import show_verification
 
@@ -29,6 +30,7 @@ __all__ = [
     "show_grid",
     "show_predictions",
     "show_pruning",
+    "show_report",
     "show_reproduction",
     "show_sizes",
     "show_verification",

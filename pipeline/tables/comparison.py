@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.printable import printable
-from pipeline.tables.printing import print_fitting, print_lines, print_notes, print_notes_of
-from pipeline.wording import METRICS, amount_text, counted, ends_text, p_text, pair_text
+from pipeline.tables.printing import print_fitting, print_lines, print_notes
+from pipeline.wording import METRICS, amount_text, counted, ends_text, notes_of, p_text, pair_text
 
 if TYPE_CHECKING:
     from pipeline.comparison import Comparison, Pair
@@ -38,7 +38,7 @@ def show_comparison(result: "Comparison", console: Console) -> None:
             "detectable: the true difference that would be seen four times in five"
         ],
     )
-    print_notes_of(console, {standing.name: standing.notes for standing in result.names})
+    print_notes(console, notes_of({standing.name: standing.notes for standing in result.names}))
     print_notes(console, result.notes)
     print_lines(console, [f"picture: {result.picture}, and as SVG beside it"])
 

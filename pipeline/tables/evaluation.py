@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.printable import printable
-from pipeline.tables.printing import print_fitting, print_lines, print_notes, print_notes_of
-from pipeline.wording import counted, interval_text, spread_text, standing
+from pipeline.tables.printing import print_fitting, print_lines, print_notes
+from pipeline.wording import counted, interval_text, notes_of, spread_text, standing
 
 if TYPE_CHECKING:
     from pipeline.evaluation import Evaluation, Summary
@@ -34,7 +34,7 @@ def show_evaluation(result: "Evaluation", console: Console) -> None:
         print_notes(
             console, [f"these names were not evaluated on the same {result.part} images: the order means little"]
         )
-    print_notes_of(console, {summary.name: summary.notes for summary in result.names})
+    print_notes(console, notes_of({summary.name: summary.notes for summary in result.names}))
     print_lines(console, [f"confusion matrix: {summary.picture}" for summary in result.names])
     print_lines(console, ["reliability diagrams are beside them"])
 

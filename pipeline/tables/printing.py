@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,23 +25,6 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
     """Print what the user should know about a result."""
     for note in notes:
         console.print(Text(f"note: {printable(note)}", style="yellow"), soft_wrap=True)
-
-
-def print_notes_of(console: Console, notes: Mapping[str, Iterable[str]]) -> None:
-    """Print the notes of several names, each note once, and of whom it is true unless of all.
-
-    Args:
-        console: Where to print.
-        notes: Name -> its notes.
-    """
-    noted: dict[str, list[str]] = {}
-    for name, some in notes.items():
-        for note in some:
-            noted.setdefault(note, []).append(name)
-    everywhere = len(notes)
-    print_notes(
-        console, (note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in noted.items())
-    )
 
 
 def print_next(console: Console, *arguments: str | Path, label: str = "next") -> None:
