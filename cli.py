@@ -29,7 +29,7 @@ Extract the features of labelled images once, fit any number of heads from them 
   manyheads fit-head CACHE RUNS       train heads, one run a seed
   manyheads evaluate RUNS             metrics, ranking, confusion matrices
   manyheads compare  RUNS             which is better, and what of it is noise
-  manyheads report   RUNS             all of it as one page, with every mistake
+  manyheads report   RUNS             all of it as one HTML page
   manyheads predict  RUN IMAGE...     name what is on new images
 
 \b
