@@ -21,6 +21,7 @@ PACKAGES = (
     "safetensors",
     "skops",
     "matplotlib",
+    "jinja2",
     "click",
     "rich",
 )
