@@ -203,8 +203,10 @@ class Run:
         same_images = any_split or all(self.digests[part] == asked.digests[part] for part in NAMES)
         if any_split:
             mine, theirs = (
-                {name: value for name, value in one.items() if not name.endswith(" images")} for one in (mine, theirs)
+                {name: value for name, value in one.items() if name != "split" and not name.endswith(" images")}
+                for one in (mine, theirs)
             )
+            mine["shares"], theirs["shares"] = (run.split.partition(", seed")[0] for run in (self, asked))
         values = {
             name: (mine.get(name), theirs.get(name))
             for name in [*mine, *(theirs.keys() - mine.keys())]

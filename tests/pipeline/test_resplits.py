@@ -146,6 +146,11 @@ def test_another_configuration_on_another_split_is_refused(extracted: Path, chan
         fit_head(extracted, changed, seeds=(0,), epochs=3, lr=1e-3, split="60/20/20", split_seed=90, resplits=2, jobs=1)
 
 
+def test_splits_of_other_shares_are_refused(extracted: Path, changed: Path) -> None:
+    with pytest.raises(RunError, match="shares is 60/20/20, asked 40/30/30"):
+        fit_head(extracted, changed, head="knn", split="40/30/30", split_seed=90, resplits=2, jobs=1)
+
+
 def test_a_run_that_was_moved_to_another_split_is_refused(changed: Path) -> None:
     (changed / "knn" / "split-0006").rename(changed / "knn" / "split-0009")
     with pytest.raises(RunError, match="holds a run of split-0006, but lies in split-0009: it was moved or copied"):
