@@ -29,7 +29,8 @@ class Trial:
     Attributes:
         runs: S runs.
         metrics: Of each.
-        labels: (N,) numbers of the images' true classes, in the order of the runs' classes.
+        paths: (N,) of the images.
+        labels: (N,) numbers of their true classes, in the order of the runs' classes.
         predicted: (S, N) numbers of the classes they were named.
         losses: (S, N) negative natural logarithm of the true class's probability.
         confidence: (S, N) probability of the class that was named.
@@ -38,6 +39,7 @@ class Trial:
 
     runs: tuple[Run, ...]
     metrics: tuple[Metrics, ...]
+    paths: tuple[str, ...]
     labels: npt.NDArray[np.int32]
     predicted: npt.NDArray[np.int32]
     losses: npt.NDArray[np.float32]
@@ -207,6 +209,7 @@ def _trial(kept: Sequence[_Kept], part: str) -> Trial:
     return Trial(
         runs=tuple(one.run for one in kept),
         metrics=tuple(one.metrics for one in kept),
+        paths=tuple(kept[0].run.images[part]),
         labels=kept[0].labels,
         predicted=np.stack([one.predicted for one in kept]),
         losses=np.stack([one.losses for one in kept]),

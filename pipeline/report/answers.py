@@ -7,11 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.calibration import Reliability, reliability
-from pipeline.errors import RunError
 from pipeline.outcomes import Outcome
-from pipeline.progress import Progress
 from pipeline.run import Run
-from pipeline.stored_predictions import Predictions, stored_predictions
 
 KEPT = 5000  # images that a page holds one by one; those that are missed most often come first
 
@@ -36,7 +33,7 @@ class Answers:
     name: int
     split: int
     images: npt.NDArray[np.int64]
-    named: npt.NDArray[np.int64]
+    named: npt.NDArray[np.int32]
     sure: npt.NDArray[np.float64]
     truth: npt.NDArray[np.float64]
     confusion: npt.NDArray[np.int64]
@@ -64,70 +61,44 @@ class Answered:
     total: int
 
 
-def gather(outcomes: Sequence[Outcome], part: str, progress: Progress) -> Answered:
-    """Read each run's stored predictions once, and keep of them what a page shows.
+def gather(outcomes: Sequence[Outcome]) -> Answered:
+    """Bring together what all runs answered to each image, and keep of it what a page shows.
 
     Args:
         outcomes: In the order of the ranking, all of the same classes.
-        part: `test`, `val` or `train`.
-        progress: Told what happens.
-
-    Raises:
-        RunError: A run has no stored predictions, or they are not its own.
     """
     classes = outcomes[0].runs[0].classes
-    numbers: dict[tuple[str, str], int] = {}  # path and class, for a path may be of another class in another image set
+    numbers: dict[tuple[str, int], int] = {}  # path and class, for a path may be of another class in another image set
     answers = []
-    with progress.steps("reading predictions", sum(len(one.runs) for one in outcomes), "runs") as advance:
-        for name, outcome in enumerate(outcomes):
-            for split, trial in enumerate(outcome.trials):
-                for run in trial.runs:
-                    predictions = stored_predictions(run, part)
-                    if predictions is None:
-                        raise RunError(f"{run.path} has no predictions for {part}. Run `manyheads evaluate` again.")
-                    answers.append(_answers(run, name, split, predictions, classes, numbers))
-                    advance(1)
-    place = {label: number for number, label in enumerate(classes)}
-    labels = np.array([place[label] for _, label in numbers], np.int64)
+    for name, outcome in enumerate(outcomes):
+        for split, trial in enumerate(outcome.trials):
+            keys = zip(trial.paths, trial.labels.tolist(), strict=True)
+            images = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+            order = np.argsort(images)
+            for member, run in enumerate(trial.runs):
+                named, sure = trial.predicted[member], trial.confidence[member].astype(np.float64)
+                confusion = np.zeros((len(classes), len(classes)), np.int64)
+                np.add.at(confusion, (trial.labels, named), 1)
+                answers.append(
+                    Answers(
+                        run=run,
+                        name=name,
+                        split=split,
+                        images=images[order],
+                        named=named[order],
+                        sure=sure[order],
+                        truth=np.exp(-trial.losses[member].astype(np.float64))[order],
+                        confusion=confusion,
+                        reliability=reliability(sure, trial.correct[member]),
+                    )
+                )
+    labels = np.array([label for _, label in numbers], np.int64)
     asked, wrong = np.zeros(len(labels)), np.zeros(len(labels))
     for one in answers:
         asked[one.images] += 1
         wrong[one.images] += one.named != labels[one.images]
     paths = tuple(path for path, _ in numbers)
     return _cut(Answered(classes, paths, labels, wrong / asked, tuple(answers), len(paths)))
-
-
-def _answers(
-    run: Run,
-    name: int,
-    split: int,
-    predictions: Predictions,
-    classes: Sequence[str],
-    numbers: dict[tuple[str, str], int],
-) -> Answers:
-    place = {label: number for number, label in enumerate(classes)}
-    column = {label: number for number, label in enumerate(predictions.classes)}
-    rows = np.arange(len(predictions.paths))
-    labels = np.array([place[label] for label in predictions.labels], np.int64)
-    named = np.array([place[label] for label in predictions.predicted], np.int64)
-    sure = predictions.probabilities[rows, [column[label] for label in predictions.predicted]]
-    truth = predictions.probabilities[rows, [column[label] for label in predictions.labels]]
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (labels, named), 1)
-    keys = zip(predictions.paths, predictions.labels, strict=True)
-    images = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-    order = np.argsort(images)
-    return Answers(
-        run=run,
-        name=name,
-        split=split,
-        images=images[order],
-        named=named[order],
-        sure=sure[order],
-        truth=truth[order],
-        confusion=confusion,
-        reliability=reliability(sure, predictions.correct),
-    )
 
 
 def _cut(whole: Answered) -> Answered:

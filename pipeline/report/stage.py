@@ -72,7 +72,7 @@ def report(
     _require_replaceable(path, force)
     outcomes = read_outcomes(runs, on, cache, images, progress)
     comparison, ranked = compare_outcomes(outcomes, METRIC, progress)
-    answered = gather(ranked, on, progress)
+    answered = gather(ranked)
     maps, digests = feature_maps(answered, None if cache is None else Path(cache), progress)
     pictures = thumbnails(answered, digests, None if images is None else Path(images), progress)
     notes = _notes(ranked, comparison, answered)

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+def descriptors() -> set[tuple[str, str]]:
+    """Return what is open in this process: numbers, and what they stand for."""
+    found = set()
+    for number in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one by which the folder was listed
+            found.add((number.name, str(number.readlink())))
+    return found
+
+
 @pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     ("make", "said"),
@@ -75,14 +85,14 @@ def test_what_is_no_file_is_neither_followed_nor_waited_for(
 ) -> None:
     path = tmp_path / "file.h5"
     make(path)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     for read in (opened_file(path, MEND), opened(path, MEND)):
         with pytest.raises(CacheError) as refused, read:
             pytest.fail("it was opened")
         assert str(refused.value).startswith(f"{path} {said}")
         del refused
     gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert descriptors() <= before  # fewer where the collector closes what an earlier test left
 
 
 def test_what_the_system_does_not_let_one_read_is_not_called_damaged() -> None:

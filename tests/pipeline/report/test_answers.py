@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import RunError
 from pipeline.outcomes import Outcome, read_outcomes
 from pipeline.progress import SILENT
 from pipeline.report import answers
@@ -19,14 +18,18 @@ def outcomes(runs: Path) -> tuple[Outcome, ...]:
 
 
 def test_answers_are_the_stored_predictions(outcomes: tuple[Outcome, ...]) -> None:
-    found = gather(outcomes, "train", SILENT)
+    found = gather(outcomes)
     assert len(found.answers) == sum(len(outcome.runs) for outcome in outcomes)
     for one in found.answers:
         stored = stored_predictions(one.run, "train")
         assert stored is not None
         assert [found.paths[number] for number in one.images] == list(stored.paths)
         assert [found.classes[number] for number in one.named] == list(stored.predicted)
-        np.testing.assert_allclose(one.sure, stored.probabilities.max(1))
+        np.testing.assert_allclose(one.sure, stored.probabilities.max(1), rtol=1e-6)
+        truth = stored.probabilities[
+            range(len(stored.labels)), [stored.classes.index(label) for label in stored.labels]
+        ]
+        np.testing.assert_allclose(one.truth, truth, rtol=1e-5, atol=1e-12)
         assert one.confusion.sum() == len(stored.paths)
         assert one.confusion.trace() == stored.correct.sum()
         assert outcomes[one.name].name == one.run.name
@@ -35,9 +38,9 @@ def test_answers_are_the_stored_predictions(outcomes: tuple[Outcome, ...]) -> No
 
 
 def test_of_too_many_images_the_worst_are_kept(outcomes: tuple[Outcome, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = gather(outcomes, "train", SILENT)
+    whole = gather(outcomes)
     monkeypatch.setattr(answers, "KEPT", 5)
-    cut = gather(outcomes, "train", SILENT)
+    cut = gather(outcomes)
     assert (len(cut.paths), cut.total) == (5, 18)
     assert sorted(cut.missed) == sorted(whole.missed)[-5:]
     before = dict(zip(whole.paths, whole.missed, strict=True))
@@ -46,9 +49,3 @@ def test_of_too_many_images_the_worst_are_kept(outcomes: tuple[Outcome, ...], mo
         np.testing.assert_array_equal(one.confusion, entire.confusion)
         named = dict(zip((whole.paths[n] for n in entire.images), entire.named.tolist(), strict=True))
         assert [named[cut.paths[n]] for n in one.images] == one.named.tolist()
-
-
-def test_runs_without_predictions_are_refused(outcomes: tuple[Outcome, ...]) -> None:
-    (outcomes[0].runs[0].path / "evaluation-train.json").unlink()
-    with pytest.raises(RunError, match="manyheads evaluate"):
-        gather(outcomes, "train", SILENT)

@@ -16,7 +16,7 @@ from pipeline.report.maps import SCALE, feature_maps, lay_out
 
 @pytest.fixture
 def answered(runs: Path) -> Answered:
-    return gather(read_outcomes([runs], "train", None, None, SILENT), "train", SILENT)
+    return gather(read_outcomes([runs], "train", None, None, SILENT))
 
 
 def test_one_map_for_all_runs_of_one_cache(answered: Answered) -> None:

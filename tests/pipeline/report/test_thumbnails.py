@@ -19,7 +19,7 @@ from pipeline.report.thumbnails import SIDE, thumbnails
 
 @pytest.fixture
 def answered(runs: Path, images: Path) -> Answered:
-    found = gather(read_outcomes([runs], "train", None, None, SILENT), "train", SILENT)
+    found = gather(read_outcomes([runs], "train", None, None, SILENT))
     moved = tuple(replace(one, run=replace(one.run, image_set=str(images))) for one in found.answers)
     return replace(found, answers=moved)
 
