@@ -9,11 +9,13 @@ from typing import Literal
 from pipeline.difference import difference, figure_of
 from pipeline.errors import RunError
 from pipeline.figures import Rank, draw_ranking
-from pipeline.outcomes import METRICS, Outcome, read_outcomes
+from pipeline.outcomes import LOSSES, METRICS, Outcome, read_outcomes
 from pipeline.progress import SILENT, Progress
-from pipeline.statistics import LEVEL, Components, Estimate, components, holm
+from pipeline.statistics import LEVEL, Components, Difference, Estimate, components, holm
 from pipeline.wording import METRICS as METRIC_TEXTS
 from pipeline.wording import counted
+
+FEW = 5  # splits, below which a note says so
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Standing:
         figure: The mean of the metric with its 95 % interval.
         deviation: Standard deviations of the metric between splits and between seeds.
         seeds: The seeds of its runs.
-        splits: Splits that it was fitted on.
+        fits: Its runs on each split.
         notes: What the user should know about these runs.
     """
 
@@ -35,7 +37,7 @@ class Standing:
     figure: Estimate
     deviation: Components
     seeds: tuple[int, ...]
-    splits: int
+    fits: tuple[int, ...]
     notes: tuple[str, ...]
 
 
@@ -46,28 +48,27 @@ class Pair:
     Attributes:
         first: The better name.
         second: The other.
-        difference: The first one's figure minus the second's, with its 95 % interval and the test's p-value.
+        difference: How much better the first one's figure is, with its 95 % interval and the test's p-value: the first
+            minus the second, or of a loss the second minus the first.
         adjusted: The p-value after Holm's correction for all pairs.
-        detectable: The smallest true difference that would be seen four times in five, among so many pairs.
+        tests: How many these are.
+        detectable: The smallest true difference that would be seen four times in five, among so many pairs; None if
+            none would be.
         method: The test.
     """
 
     first: str
     second: str
-    difference: Estimate
+    difference: Difference
     adjusted: float
-    detectable: float
+    tests: int
+    detectable: float | None
     method: str
 
     @property
     def shown(self) -> bool:
         """Whether the difference is more than noise: the adjusted p-value is below 5 %."""
         return self.adjusted < LEVEL
-
-    @property
-    def shown_alone(self) -> bool:
-        """Whether it would be, were this the only pair."""
-        return self.difference.p < LEVEL
 
 
 @dataclass(frozen=True)
@@ -151,21 +152,37 @@ def compare_outcomes(
         RunError: They saw other images, classes or splits.
     """
     require_comparable(outcomes)
-    sign = -1 if metric == "log_loss" else 1
+    sign = -1 if metric in LOSSES else 1
     ranked = sorted(outcomes, key=lambda one: (-sign * one.mean(metric), str(one.folder)))
-    tests = []
-    with progress.steps("comparing", len(ranked) * (len(ranked) - 1) // 2, "pairs") as advance:
-        for first, second in combinations(ranked, 2):
-            tests.append((first.name, second.name, *difference(first, second, metric)))
-            advance(1)
-    adjusted = holm([estimate.p for _, _, estimate, _ in tests])
-    names = tuple(_standing(outcome, metric) for outcome in ranked)
-    pairs = tuple(
-        Pair(first, second, estimate, p, estimate.detectable(len(tests)), method)
-        for (first, second, estimate, method), p in zip(tests, adjusted, strict=True)
-    )
     part, images = ranked[0].trials[0].part, ranked[0].images
-    return Comparison(part, metric, images, names, pairs, _limits(ranked)), ranked
+    if images < 2 and metric != "accuracy":
+        raise RunError(
+            f"The {part} part has one image, of which {METRIC_TEXTS[metric]} cannot be told from noise. Compare on "
+            "another part (`--on`), or fit on a split with more images."
+        )
+    names = tuple(_standing(outcome, metric) for outcome in ranked)
+    return Comparison(part, metric, images, names, compare_pairs(ranked, metric, progress), _limits(ranked)), ranked
+
+
+def compare_pairs(ranked: Sequence[Outcome], metric: str, progress: Progress) -> tuple[Pair, ...]:
+    """Test the difference of every two names, and correct for how many pairs there are.
+
+    Args:
+        ranked: From the best on, all comparable.
+        metric: See `compare`.
+        progress: Told what happens.
+    """
+    both = list(combinations(ranked, 2))
+    found = []
+    with progress.steps("comparing", len(both), "pairs") as advance:
+        for first, second in both:
+            found.append(difference(first, second, metric))
+            advance(1)
+    adjusted = holm([one.p for one, _ in found])
+    return tuple(
+        Pair(first.name, second.name, one, p, len(both), one.detectable(len(both)), method)
+        for (first, second), (one, method), p in zip(both, found, adjusted, strict=True)
+    )
 
 
 def require_comparable(outcomes: Sequence[Outcome]) -> None:
@@ -210,7 +227,7 @@ def _standing(outcome: Outcome, metric: str) -> Standing:
         figure=figure_of(outcome, metric),
         deviation=components(outcome.figures(metric)),
         seeds=outcome.seeds,
-        splits=len(outcome.trials),
+        fits=outcome.fits,
         notes=outcome.notes,
     )
 
@@ -232,19 +249,24 @@ def _draw(
     title = f"{METRIC_TEXTS[metric]} on {part}, {images}"
     file = f"comparison-{part}.png" if metric == "accuracy" else f"comparison-{part}-{metric}.png"
     folder.mkdir(parents=True, exist_ok=True)
-    return draw_ranking(ranks, METRIC_TEXTS[metric], title, folder / file, points=metric != "log_loss")
+    return draw_ranking(ranks, METRIC_TEXTS[metric], title, folder / file, points=metric not in LOSSES)
 
 
 def _limits(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """Say what the tests cannot know."""
     notes = []
     alone = [one.name for one in outcomes if len(one.seeds) == 1 and one.runs[0].seeded]
-    if alone:
+    splits, part = len(outcomes[0].trials), outcomes[0].trials[0].part
+    if alone and splits == 1:
         notes.append(
             f"{', '.join(alone)}: one seed says nothing of training noise; with another seed the difference may be "
             "another"
         )
-    if len(outcomes[0].trials) == 1:
+    if 1 < splits < FEW:
+        notes.append(f"{splits} splits say little of how much splits vary, so only large differences are seen; fit ten")
+    if part == "train":
+        notes.append("these images were trained on: figures on them say what was learnt by heart, not what is better")
+    if splits == 1:
         notes.append(
             "one split: what another choice of training images would do is not in these intervals (`--resplits`)"
         )

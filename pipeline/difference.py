@@ -1,51 +1,54 @@
 """Figures of names, and differences of two, with the noise that belongs to how they were fitted.
 
-On one split, images and seeds are what another time would be others: a bootstrap over both, or, with one run each, an
-exact test on the images. On several splits, the splits are: the corrected resampled t-test.
+On one split, images and seeds are what another time would be others: both are factors of the test, or, with one run
+each, an exact test on the images. On several splits, the splits are: the corrected resampled t-test.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from pipeline.outcomes import Outcome, Trial
+from pipeline.outcomes import LOSSES, Outcome, Trial
 from pipeline.statistics import (
+    Difference,
     Estimate,
     Floats,
     Measure,
-    corrected_resampled,
-    difference_of,
-    mean_of,
+    crossed_difference,
+    crossed_mean,
     paired_proportions,
     proportion,
+    resampled_difference,
+    resampled_mean,
 )
 
 RESPLITS = "corrected resampled t-test over splits"
 MCNEMAR = "exact McNemar test over images"
-BOOTSTRAP = "paired bootstrap over images, with the variance between seeds"
-IMAGES_ALONE = "paired bootstrap over images"
-
-
-def share(outcomes: npt.NDArray[Any], counts: Floats) -> Floats:
-    """Return the mean outcome of each run; see `pipeline.statistics.Measure`."""
-    weighted: Floats = counts @ outcomes.T / counts.sum(1, keepdims=True)
-    return weighted
+CROSSED = "paired t-test over images and seeds"
+IMAGES_ALONE = "paired t-test over images"
 
 
 def accuracy_of(correct: npt.NDArray[np.bool_]) -> Estimate:
     """Return the mean accuracy of S runs that named N images rightly or not, (S, N)."""
-    return proportion(int(correct.sum()), correct.size) if len(correct) == 1 else mean_of(correct, share)
+    return proportion(int(correct.sum()), correct.size) if len(correct) == 1 else crossed_mean(correct)
 
 
-def accuracy_difference(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> Estimate:
-    """Return how much larger the mean accuracy of the first runs is, (S, N) and (T, N) on the same images."""
+def accuracy_difference(
+    first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], seeded: tuple[bool, bool] = (True, True)
+) -> Difference:
+    """Return how much larger the mean accuracy of the first runs is than that of the second, on the same images.
+
+    Args:
+        first: (S, N): whether run s named image n rightly.
+        second: (T, N): the same of the other runs.
+        seeded: Of each side, whether another seed gives another run.
+    """
     if len(first) == len(second) == 1:
         return paired_proportions(first[0], second[0])
-    return difference_of(first, second, share)
+    return crossed_difference(first, second, seeded=seeded)
 
 
 def figure_of(outcome: Outcome, metric: str) -> Estimate:
@@ -55,50 +58,57 @@ def figure_of(outcome: Outcome, metric: str) -> Estimate:
         outcome: What its runs did.
         metric: `accuracy`, `balanced_accuracy`, `macro_f1` or `log_loss`.
     """
-    first = outcome.trials[0]
+    first, bounded = outcome.trials[0], metric not in LOSSES
     if len(outcome.trials) > 1:
-        found = corrected_resampled([float(np.mean(some)) for some in outcome.figures(metric)], *_sizes(first))
-        ends = (found.low, found.high) if metric == "log_loss" else (max(found.low, 0.0), min(found.high, 1.0))
-        return replace(found, low=ends[0], high=ends[1], p=1.0)
+        means = [float(np.mean(some)) for some in outcome.figures(metric)]
+        return resampled_mean(means, _trained(outcome), outcome.images, bounded=bounded)
     if metric == "accuracy":
         return accuracy_of(first.correct)
-    return mean_of(*_per_image(first, metric), bounded=metric != "log_loss")
+    return crossed_mean(*_per_image(first, metric), bounded=bounded)
 
 
-def difference(first: Outcome, second: Outcome, metric: str) -> tuple[Estimate, str]:
-    """Return how much larger one name's figure is than another's, and the test that says what of it is noise.
+def difference(first: Outcome, second: Outcome, metric: str) -> tuple[Difference, str]:
+    """Return how much better one name's figure is than another's, and the test that says what of it is noise.
 
     Both must have been evaluated on the same images, in the same splits.
 
     Args:
         first: One name.
-        second: The other, whose figure is taken off.
+        second: The other, whose figure is taken off; or, of a loss, from which the first one's is.
         metric: See `figure_of`.
     """
+    bounded = metric not in LOSSES
+    found, method = _difference(first, second, metric, bounded)
+    return found if bounded else found.turned(), method
+
+
+def _difference(first: Outcome, second: Outcome, metric: str, bounded: bool) -> tuple[Difference, str]:
     if len(first.trials) > 1:
         others = {trial.digest: figures for trial, figures in zip(second.trials, second.figures(metric), strict=True)}
         apart = [
             float(np.mean(figures) - np.mean(others[trial.digest]))
             for trial, figures in zip(first.trials, first.figures(metric), strict=True)
         ]
-        return corrected_resampled(apart, *_sizes(first.trials[0])), RESPLITS
+        # Of two that were trained on more and on fewer images, the fewer make the wider interval.
+        trained = min(_trained(first), _trained(second))
+        return resampled_difference(apart, trained, first.images, bounded=bounded), RESPLITS
     (one,), (other,) = first.trials, second.trials
-    alone = len(one.runs) == len(other.runs) == 1
+    alone, seeded = len(one.runs) == len(other.runs) == 1, (one.runs[0].seeded, other.runs[0].seeded)
     if metric == "accuracy":
-        return accuracy_difference(one.correct, other.correct), MCNEMAR if alone else BOOTSTRAP
+        return accuracy_difference(one.correct, other.correct, seeded), MCNEMAR if alone else CROSSED
     (outcomes, measure), (against, _) = _per_image(one, metric), _per_image(other, metric)
-    bounded = metric != "log_loss"
-    return difference_of(outcomes, against, measure, bounded=bounded), IMAGES_ALONE if alone else BOOTSTRAP
+    found = crossed_difference(outcomes, against, measure, bounded=bounded, seeded=seeded)
+    return found, IMAGES_ALONE if alone else CROSSED
 
 
-def _sizes(trial: Trial) -> tuple[int, int]:
-    return len(trial.runs[0].images["train"]), len(trial.labels)
+def _trained(outcome: Outcome) -> int:
+    return len(outcome.runs[0].images["train"])
 
 
-def _per_image(trial: Trial, metric: str) -> tuple[npt.NDArray[Any], Measure]:
+def _per_image(trial: Trial, metric: str) -> tuple[npt.NDArray[Any], Measure | None]:
     """Return what each run did with each image, as far as a metric depends on it, and how the metric is made of it."""
     if metric == "log_loss":
-        return trial.losses, share
+        return trial.losses, None
     classes = len(trial.runs[0].classes)
     codes = trial.labels * np.int64(classes) + trial.predicted
     return codes, _by_class(classes, OF_CLASSES[metric])

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.difference import difference, figure_of
+from pipeline.comparison import Pair, compare_pairs
+from pipeline.difference import figure_of
 from pipeline.figures import draw_confusion, draw_reliability
 from pipeline.metrics import Metrics, Spread
 from pipeline.outcomes import METRICS, Outcome, read_outcomes
@@ -26,12 +27,12 @@ class Summary:
         weights: The base's weights, as a person reads them.
         folder: RUNS/NAME.
         seeds: The seeds of its runs.
-        splits: Splits that they were fitted on.
+        fits: Its runs on each split.
         images: Images in the part, of each split.
         metrics: accuracy, balanced_accuracy, macro_f1, log_loss, calibration_error -> spread over the runs.
         interval: 95 % interval of the mean accuracy, over seeds and images, or over splits.
-        behind: Mean accuracy minus the best name's, so 0 or less, and the 95 % interval of that difference, over the
-            seeds of both and the images, which are the same; None for the best, and where the images are others.
+        behind: The best name and this one, as `compare` sees all pairs of names on these images; None for the best, and
+            where the images are others.
         notes: What the user should know about these runs.
         picture: The confusion matrix, a mean over the runs; an SVG of the same name is beside it, as for the next.
         reliability: The reliability diagram, over all runs.
@@ -43,11 +44,11 @@ class Summary:
     weights: str
     folder: Path
     seeds: tuple[int, ...]
-    splits: int
+    fits: tuple[int, ...]
     images: int
     metrics: Mapping[str, Spread]
     interval: tuple[float, float]
-    behind: tuple[float, float, float] | None
+    behind: Pair | None
     notes: tuple[str, ...]
     picture: Path
     reliability: Path
@@ -92,7 +93,8 @@ def evaluate(
     outcomes = sorted(
         read_outcomes(runs, on, cache, images, progress), key=lambda one: (-one.mean("accuracy"), str(one.folder))
     )
-    best = outcomes[0]
+    alike = [outcome for outcome in outcomes if outcome.digests == outcomes[0].digests]
+    behind = dict(zip([one.folder for one in alike[1:]], compare_pairs(alike, "accuracy", progress), strict=False))
     with progress.steps("drawing", sum(len(one.runs) for one in outcomes), "confusion matrices") as advance:
         for outcome in outcomes:
             for run, metrics in zip(outcome.runs, outcome.metrics, strict=True):
@@ -100,13 +102,13 @@ def evaluate(
                 advance(1)
     return Evaluation(
         part=on,
-        names=tuple(_summary(outcome, best, on) for outcome in outcomes),
+        names=tuple(_summary(outcome, behind.get(outcome.folder), on) for outcome in outcomes),
         runs={
             f"{outcome.name}/{run.place}": metrics
             for outcome in outcomes
             for run, metrics in zip(outcome.runs, outcome.metrics, strict=True)
         },
-        comparable=len({outcome.digests for outcome in outcomes}) == 1,
+        comparable=len(alike) == len(outcomes),
     )
 
 
@@ -115,10 +117,7 @@ def _draw(run: Run, part: str, metrics: Metrics) -> None:
     draw_confusion(np.array(metrics.confusion), metrics.classes, title, run.path / f"confusion-{part}.png")
 
 
-def _summary(outcome: Outcome, best: Outcome, part: str) -> Summary:
-    behind = None
-    if outcome is not best and outcome.digests == best.digests:
-        behind = difference(outcome, best, "accuracy")[0].triple
+def _summary(outcome: Outcome, behind: Pair | None, part: str) -> Summary:
     interval, runs = figure_of(outcome, "accuracy"), outcome.runs
     several = "seeds" if len(outcome.trials) == 1 else f"runs on {len(outcome.trials)} splits"
     seeds = f"{len(runs)} {several}" if len(runs) > 1 else f"seed {runs[0].seed}"
@@ -134,7 +133,7 @@ def _summary(outcome: Outcome, best: Outcome, part: str) -> Summary:
         weights=runs[0].recipe.weights,
         folder=outcome.folder,
         seeds=outcome.seeds,
-        splits=len(outcome.trials),
+        fits=outcome.fits,
         images=outcome.images,
         metrics={metric: outcome.spread(metric) for metric in (*METRICS, "calibration_error")},
         interval=(interval.low, interval.high),

@@ -22,6 +22,7 @@ from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_na
 from pipeline.progress import SILENT, Progress
 from pipeline.run import ALL_ROWS
 from pipeline.split import make_split
+from pipeline.statistics import LEVEL, Difference, against_best
 from pipeline.stored_predictions import Inputs, predict_part, stored_predictions
 from pipeline.streaming import buffer_for, fit_streamed
 from pipeline.workers import fit_missing
@@ -37,8 +38,8 @@ class Candidate:
         seeds: How many runs it has.
         accuracy: Validation accuracy over the seeds.
         log_loss: Validation log loss over the seeds.
-        behind: Mean accuracy minus the best candidate's, and the 95 % interval of that difference over seeds and
-            images; None for the best.
+        behind: What the best candidate's mean accuracy is ahead, over seeds and images; None for the best.
+        adjusted: The p-value of that, corrected for how many are compared with the best.
         curves: The picture of its learning curves; None where there are no epochs.
     """
 
@@ -47,8 +48,14 @@ class Candidate:
     seeds: int
     accuracy: Spread
     log_loss: Spread
-    behind: tuple[float, float, float] | None
+    behind: Difference | None
+    adjusted: float | None
     curves: Path | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is behind the best by more than noise."""
+        return self.adjusted is not None and self.adjusted < LEVEL
 
 
 @dataclass(frozen=True)
@@ -237,14 +244,9 @@ def _rank(
     losses = [spread([one.log_loss for one in metrics]) for metrics in measured]
     # Means of counts: a mean of accuracies may differ in its last bit where the counts tie.
     means = [float(right.mean()) for right in correct]
-    order = sorted(range(len(plans)), key=lambda place: (-means[place], losses[place].mean))
-    best = order[0]
-
-    def behind(place: int) -> tuple[float, float, float] | None:
-        if place == best:
-            return None
-        return accuracy_difference(correct[place], correct[best]).triple
-
+    best, *others = order = sorted(range(len(plans)), key=lambda place: (-means[place], losses[place].mean))
+    behind = {place: accuracy_difference(correct[best], correct[place]) for place in others}
+    adjusted = dict(zip(behind, against_best([one.p for one in behind.values()]), strict=True))
     return tuple(
         Candidate(
             name=plans[place].runs[0].name,
@@ -252,7 +254,8 @@ def _rank(
             seeds=len(runs[place]),
             accuracy=spread([one.accuracy for one in measured[place]]),
             log_loss=losses[place],
-            behind=behind(place),
+            behind=behind.get(place),
+            adjusted=adjusted.get(place),
             curves=draw_learning(runs[place], plans[place].folder),
         )
         for place in order

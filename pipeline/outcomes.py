@@ -20,6 +20,7 @@ from pipeline.split import NAMES
 from pipeline.stored_predictions import Inputs, Predictions, predict_part, record, stored_predictions
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")  # which can be compared
+LOSSES = ("log_loss",)  # those of which less is better, and which are no shares
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Outcome:
     def seeds(self) -> tuple[int, ...]:
         """Seeds that were fitted, each once."""
         return tuple(sorted({run.seed for run in self.runs}))
+
+    @property
+    def fits(self) -> tuple[int, ...]:
+        """How many runs there are on each split."""
+        return tuple(len(trial.runs) for trial in self.trials)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from cache import Entry, Index
 from cache.atomic import remove_leftovers, write_text
 from pipeline.baselines import fit_mlp, fit_scratch
+from pipeline.comparison import Pair
 from pipeline.difference import accuracy_difference
 from pipeline.errors import RunError, SplitError
 from pipeline.evaluation import Evaluation, Summary, evaluate
@@ -28,6 +29,7 @@ from pipeline.reproduction_page import TITLE, page
 from pipeline.reproduction_pictures import draw_pictures, predictions_on_test
 from pipeline.run import Run
 from pipeline.split import make_split
+from pipeline.statistics import Difference
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,9 @@ class Row:
         validation: Accuracy on the validation part, over the seeds.
         test: Accuracy on the test part, over the seeds.
         interval: 95 % interval of the mean test accuracy, over seeds and images.
-        behind: Mean test accuracy minus the best model's, and its 95 % interval; None for the best, and where the test
-            images are others.
-        ahead: Mean test accuracy minus that of the model that follows in the paper's order, and the 95 % interval of
-            that difference over seeds and images; None for the last, and where the test images are others.
+        behind: The best model and this one, on the test images; None for the best, and where these are others.
+        ahead: What its mean test accuracy is ahead of that of the model that follows in the paper's order; None for the
+            last, and where the test images are others.
         batch_means: The paper's own metric on the test part: the mean of batch means, over the seeds.
     """
 
@@ -57,8 +58,8 @@ class Row:
     validation: Spread
     test: Spread
     interval: tuple[float, float]
-    behind: tuple[float, float, float] | None
-    ahead: tuple[float, float, float] | None
+    behind: Pair | None
+    ahead: Difference | None
     batch_means: Spread
 
 
@@ -268,7 +269,7 @@ def _rows(fitted: Mapping[str, Sequence[Run]], validation: Evaluation, test: Eva
     """Make Table III; its rows stand in the paper's order."""
     correct = {name: np.stack([predictions_on_test(run).correct for run in runs]) for name, runs in fitted.items()}
     ahead = {
-        name: accuracy_difference(correct[name], correct[other]).triple
+        name: accuracy_difference(correct[name], correct[other])
         for name, other in pairwise(TABLE_III)
         if fitted[name][0].digests["test"] == fitted[other][0].digests["test"]
     }
@@ -280,7 +281,7 @@ def _row(
     runs: Sequence[Run],
     validation: Evaluation,
     test: Evaluation,
-    ahead: tuple[float, float, float] | None,
+    ahead: Difference | None,
 ) -> Row:
     measured, held = _summary(test, name), _summary(validation, name)
     published = TABLE_III[name]

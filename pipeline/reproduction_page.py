@@ -15,6 +15,7 @@ from pipeline.wording import counted, duration, interval_text, points_text, seed
 if TYPE_CHECKING:
     from pipeline.reproduction import Reproduction, Row
     from pipeline.run import Run
+    from pipeline.statistics import Difference
 
 TITLE = "# The paper, reproduced"
 PAPER_EPOCHS = 15
@@ -63,13 +64,12 @@ def verdict(result: "Reproduction") -> list[str]:
     ranked = sorted(result.rows, key=lambda row: (-round(row.test.mean, 9), row.behind is not None))
     papers = sorted(result.rows, key=lambda row: -row.published.test)
     order = " > ".join(row.name for row in papers)
-    # To a tenth of a point, as they are written: an end that a bootstrap puts at 0 may come out as 1e-17.
-    steps = [tuple(round(end, 3) for end in row.ahead[1:]) for row in papers if row.ahead]
-    if any(high < 0 for _, high in steps):
+    steps = [row.ahead for row in papers if row.ahead]
+    if any(step.clear and step.value < 0 for step in steps):
         held = "does not hold here"
     elif len(steps) < len(papers) - 1:
         held = "cannot be told here: not all were tested on the same images"
-    elif all(low > 0 for low, _ in steps):
+    elif all(step.clear for step in steps):
         held = "holds here, and every step of it is more than noise"
     else:
         held = "is neither shown nor refuted here: a step of it is within noise"
@@ -92,11 +92,10 @@ def verdict(result: "Reproduction") -> list[str]:
     ]
 
 
-def _ahead(difference: tuple[float, float, float]) -> str:
-    if difference[0] >= 0:
-        return f"{points_text(difference)} ahead of"
-    shortfall, high, low = (-end for end in difference)
-    return f"{points_text((shortfall, low, high))} behind"
+def _ahead(difference: "Difference") -> str:
+    if difference.value >= 0:
+        return f"{points_text(difference.triple)} ahead of"
+    return f"{points_text(difference.turned().triple)} behind"
 
 
 def _is_the_papers(result: "Reproduction") -> bool:

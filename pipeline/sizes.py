@@ -14,7 +14,7 @@ from pipeline.fitting import Fitting, fit_head
 from pipeline.metrics import Spread
 from pipeline.outcomes import Outcome, read_outcomes
 from pipeline.progress import SILENT, Progress
-from pipeline.statistics import Estimate
+from pipeline.statistics import Difference, Estimate
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Step:
     name: str
     accuracy: Spread
     figure: Estimate
-    gain: Estimate | None
+    gain: Difference | None
 
 
 @dataclass(frozen=True)

@@ -290,8 +290,9 @@ def _notes(entries: Sequence[Entry], rows: Mapping[str, Sequence[int]]) -> tuple
     for part in ("val", "test"):
         same = [entries[row].path for row in rows[part] if entries[row].digest in trained]
         if same:
+            are = "is" if len(same) == 1 else "are"
             notes.append(
-                f"{len(same)} of {len(rows[part])} {part} images are also in train, byte for byte: {_some(same)}"
+                f"{len(same)} of {len(rows[part])} {part} images {are} also in train, byte for byte: {_some(same)}"
             )
         if not rows[part]:
             notes.append(f"the split has no {part} part")

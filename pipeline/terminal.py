@@ -37,6 +37,7 @@ class Watched:
         self.console = console
         self.quiet = quiet
         self.said: set[str] = set()
+        self.spoke = time.monotonic()  # when a plain line was last printed
 
     def note(self, text: str) -> None:
         """Print one sentence, once: stages of one command may have the same to say."""
@@ -55,7 +56,7 @@ class Watched:
                 task = bars.add_task(label, total=total)
                 yield lambda done: bars.update(task, advance=done)
         else:
-            lines = _Lines(self.console, label, total, unit)
+            lines = _Lines(self, label, total, unit)
             yield lines.advance
             lines.finish()
 
@@ -85,32 +86,34 @@ class _Rate(ProgressColumn):
 
 
 class _Lines:
-    """One line every ten seconds, for logs."""
+    """One line every ten seconds, for logs, however short the pieces of work are."""
 
-    def __init__(self, console: Console, label: str, total: int, unit: str) -> None:
-        self.console, self.label, self.total, self.unit = console, label, total, unit
-        self.done = 0
-        self.started = self.last = time.monotonic()
+    def __init__(self, watched: Watched, label: str, total: int, unit: str) -> None:
+        self.watched, self.label, self.total, self.unit = watched, label, total, unit
+        self.done, self.printed = 0, False
+        self.started = time.monotonic()
 
     def advance(self, done: int) -> None:
         """Count; print when it is time."""
         self.done += done
-        now = time.monotonic()
-        if now - self.last >= LINE_EVERY and self.done < self.total:
-            self.last = now
-            rate = self.done / (now - self.started)
+        if self._due() and self.done < self.total:
+            rate = self.done / (time.monotonic() - self.started)
             left = f", {pace(rate, self.unit)}, {duration((self.total - self.done) / rate)} left" if rate else ""
             self._print(f"{self.done}/{self.total} {self.unit}{left}")
 
     def finish(self) -> None:
         """Print a last line if there was a first."""
-        if self.last > self.started:
+        if self.printed or self._due():
             seconds = time.monotonic() - self.started
             rate = f", {pace(self.done / seconds, self.unit)}" if self.done else ""
             self._print(f"{self.done}/{self.total} {self.unit} in {duration(seconds)}{rate}")
 
+    def _due(self) -> bool:
+        return time.monotonic() - self.watched.spoke >= LINE_EVERY
+
     def _print(self, text: str) -> None:
-        self.console.print(Text(f"{self.label}: {text}"), soft_wrap=True)
+        self.printed, self.watched.spoke = True, time.monotonic()
+        self.watched.console.print(Text(f"{self.label}: {text}"), soft_wrap=True)
 
 
 class _Answers(Console):

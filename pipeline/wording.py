@@ -31,42 +31,41 @@ def interval_text(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
-def distance_text(behind: tuple[float, float, float]) -> tuple[str, str, str]:
-    """Write how far one accuracy is behind the best: points, their 95 % interval, and what that means.
-
-    More than noise is a difference whose interval, as it is written, leaves out 0.
-
-    Args:
-        behind: Mean accuracy minus the best one's, and the 95 % interval of that difference.
-    """
-    # Adding 0.0 turns -0.0, which a rounded tie can be, into 0.0.
-    points, high, low = (round(-100 * value, 1) + 0.0 for value in behind)
-    meaning = "within noise" if low <= 0 <= high else "more than noise"
-    return f"{points:.1f}", f"{low:.1f} to {high:.1f}", meaning
-
-
 def points_text(difference: tuple[float, float, float]) -> str:
     """Write a difference of two accuracies, with its 95 % interval: 9.1 points (95 %: 1.0 to 17.2).
 
     Args:
         difference: The difference, and the ends of its interval.
     """
-    points, low, high = (round(100 * value, 1) + 0.0 for value in difference)
-    return f"{points:.1f} points (95 %: {low:.1f} to {high:.1f})"
+    value, low, high = difference
+    return f"{amount_text('accuracy', value)} (95 %: {ends_text('accuracy', low, high)})"
 
 
-def standing(name: str, best: str, behind: tuple[float, float, float], images: int) -> str:
-    """Say in one sentence, without its full stop, how far one name is behind the best, and whether that is noise.
+def noise_text(shown: bool) -> str:
+    """Say whether a difference is one."""
+    return "more than noise" if shown else "within noise"
+
+
+def verdict_text(pair: "Pair") -> str:
+    """Say whether the difference of two names is more than noise, or would be if there were no other pairs."""
+    corrected = pair.difference.clear and not pair.shown
+    return noise_text(pair.shown) + (", once corrected for so many" if corrected else "")
+
+
+def standing(name: str, best: str, pair: "Pair", images: int) -> str:
+    """Say in one sentence, without its full stop, how far one name is behind the best in accuracy, and what it means.
 
     Args:
         name: Who is behind.
         best: Whom it is compared with.
-        behind: See `distance_text`.
+        pair: The best and the other.
         images: Images that both saw.
     """
-    points, interval, meaning = distance_text(behind)
-    stands = f"level with {best}" if points == "0.0" else f"{points} points behind {best}"
-    return f"{name} is {stands} (95 %: {interval}; {counted(images, 'image')}): {meaning}"
+    points, found = amount_text("accuracy", pair.difference.value), pair.difference
+    stands = f"level with {best}" if points == "0.0 points" else f"{points} behind {best}"
+    ends = ends_text("accuracy", found.low, found.high)
+    seen = f"95 %: {ends}; {among_text(pair)}; {counted(images, 'image')}"
+    return f"{name} is {stands} ({seen}): {verdict_text(pair)}"
 
 
 def notes_of(notes: Mapping[str, Iterable[str]]) -> list[str]:
@@ -84,49 +83,69 @@ def notes_of(notes: Mapping[str, Iterable[str]]) -> list[str]:
 
 def amount_text(metric: str, value: float) -> str:
     """Write a difference of two figures: in points, or as it is where the metric is no share."""
-    return f"{value:.3f}" if metric == "log_loss" else f"{round(100 * value, 1) + 0.0:.1f} points"
+    return f"{value + 0.0:.3f}" if metric == "log_loss" else f"{_points(value)} points"
 
 
 def ends_text(metric: str, low: float, high: float) -> str:
     """Write the interval of a difference, in the unit of `amount_text`."""
     if metric == "log_loss":
-        return f"{low:.3f} to {high:.3f}"
-    # Adding 0.0 turns -0.0 into 0.0.
-    return f"{round(100 * low, 1) + 0.0:.1f} to {round(100 * high, 1) + 0.0:.1f}"
+        return f"{low + 0.0:.3f} to {high + 0.0:.3f}"
+    return f"{_points(low)} to {_points(high)}"
+
+
+def _points(share: float) -> str:
+    # Adding 0.0 turns -0.0, which a rounded tie can be, into 0.0.
+    return f"{round(100 * share, 1) + 0.0:.1f}"
+
+
+def detectable_text(metric: str, value: float | None) -> str:
+    """Write what difference would be seen, or that none would."""
+    return "none" if value is None else amount_text(metric, value)
 
 
 def p_text(p: float) -> str:
-    """Write a p-value: 0.24, 0.03, 0.004, < 0.001."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0095 else f"{p:.2f}"
+    """Write a p-value: 0.24, 0.03, 0.004, < 0.001; near 0.05 as exactly as it takes to see on which side it lies."""
+    digits = 4 if 0.0495 <= p < 0.0505 else 3 if p < 0.0095 or 0.045 <= p < 0.055 else 2
+    return "< 0.001" if p < 0.001 else f"{p:.{digits}f}"
+
+
+def among_text(pair: "Pair") -> str:
+    """Write the p-value that decides, and among how many: p = 0.03, p < 0.001 among 6 pairs."""
+    text = p_text(pair.adjusted)
+    sign = f"p {text}" if text[0] == "<" else f"p = {text}"
+    return sign + (f" among {pair.tests} pairs" if pair.tests > 1 else "")
+
+
+def span_text(counts: Sequence[int]) -> str:
+    """Write how many there are of each: 3, or 1 to 3."""
+    return f"{min(counts)}" + ("" if min(counts) == max(counts) else f" to {max(counts)}")
 
 
 def pair_text(pair: "Pair", comparison: "Comparison") -> str:
     """Say in one sentence, without its full stop, which of two names is better, or that this is noise."""
     metric, found = comparison.metric, pair.difference
-    size = amount_text(metric, abs(found.value))
-    adjusted = p_text(pair.adjusted)
     seen = [
-        ends_text(metric, found.low, found.high),
-        f"p {adjusted}" if adjusted[0] == "<" else f"p = {adjusted}",
+        f"95 %: {ends_text(metric, found.low, found.high)}",
+        among_text(pair),
         _fits(pair, comparison),
         counted(comparison.images, "image"),
     ]
     ground = f"({'; '.join(seen[:2])}; {', '.join(seen[2:])})"
+    size = amount_text(metric, found.value)
     if pair.shown:
         return f"{pair.first} beats {pair.second} by {size} {ground}"
-    corrected = f", once corrected for {len(comparison.pairs)} pairs" if pair.shown_alone else ""
-    return (
-        f"{pair.first} and {pair.second} are {size} apart {ground}: within noise{corrected}; seen here would be about "
-        f"{amount_text(metric, pair.detectable)}"
-    )
+    seen_here = "no difference" if pair.detectable is None else f"about {amount_text(metric, pair.detectable)}"
+    apart = f"{pair.first} and {pair.second} are {size} apart {ground}"
+    return f"{apart}: {verdict_text(pair)}; seen here would be {seen_here}"
 
 
 def _fits(pair: "Pair", comparison: "Comparison") -> str:
     """Say how many seeds and splits two names were compared over."""
-    one, other = (next(one for one in comparison.names if one.name == name) for name in (pair.first, pair.second))
-    counts = len(one.seeds), len(other.seeds)
-    seeds = counted(counts[0], "seed") if counts[0] == counts[1] else f"{counts[0]} and {counted(counts[1], 'seed')}"
-    return seeds if one.splits == 1 else f"{counted(one.splits, 'split')} with {seeds} each"
+    fits = [next(one.fits for one in comparison.names if one.name == name) for name in (pair.first, pair.second)]
+    spans = list(dict.fromkeys(map(span_text, fits)))
+    seeds = f"{' and '.join(spans)} seed" + ("" if spans[-1] == "1" else "s")
+    splits = len(fits[0])
+    return seeds if splits == 1 else f"{counted(splits, 'split')} with {seeds} each"
 
 
 def pace(rate: float, unit: str) -> str:

@@ -9,8 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.printable import printable
-from pipeline.tables.printing import print_fitting, print_lines, print_notes
-from pipeline.wording import METRICS, amount_text, counted, ends_text, notes_of, p_text, pair_text
+from pipeline.tables.printing import NAME_WIDTH, print_fitting, print_lines, print_notes
+from pipeline.wording import (
+    METRICS,
+    amount_text,
+    counted,
+    detectable_text,
+    ends_text,
+    noise_text,
+    notes_of,
+    p_text,
+    pair_text,
+    span_text,
+)
 
 if TYPE_CHECKING:
     from pipeline.comparison import Comparison, Pair
@@ -23,19 +34,21 @@ MOST = 15  # pairs that are shown; all of them with --json
 def show_comparison(result: "Comparison", console: Console) -> None:
     """Draw the ranking and the pairs, and say in plain words what they mean."""
     metric = METRICS[result.metric]
-    print_fitting(console, NAMES, partial(_ranking, result), least=2)
+    several = any(len(standing.fits) > 1 for standing in result.names)
+    print_fitting(console, NAMES if several else NAMES[:3], partial(_ranking, result), least=2)
     # Of very many, those with the best name tell what to choose.
     shown = [pair for pair in result.pairs if len(result.pairs) <= MOST or pair.first == result.names[0].name]
     print_fitting(console, PAIRS, partial(_pairs, result, shown), least=2)
     print_lines(console, [pair_text(pair, result) for pair in shown])
     if len(shown) < len(result.pairs):
         print_notes(console, [f"of {len(result.pairs)} pairs only those of the best are shown; --json has all"])
-    methods = dict.fromkeys(pair.method for pair in result.pairs)
+    methods = list(dict.fromkeys(pair.method for pair in result.pairs))
     print_lines(
         console,
         [
-            f"{metric}; test: {', '.join(methods)}; p, Holm: corrected for {counted(len(result.pairs), 'pair')}; "
-            "detectable: the true difference that would be seen four times in five"
+            f"{metric}; {'test' if len(methods) < 2 else 'tests, as runs allow'}: {' or '.join(methods)}; p, Holm: "
+            f"corrected for {counted(len(result.pairs), 'pair')}; detectable: the true difference that would be seen "
+            "four times in five"
         ],
     )
     print_notes(console, notes_of({standing.name: standing.notes for standing in result.names}))
@@ -45,16 +58,16 @@ def show_comparison(result: "Comparison", console: Console) -> None:
 
 def _ranking(result: "Comparison", columns: Sequence[str]) -> Table:
     table = Table(title=f"{result.part}, {counted(result.images, 'image')}", title_justify="left")
-    table.add_column("name", overflow="fold")
+    table.add_column("name", overflow="fold", max_width=NAME_WIDTH)
     for heading in (METRICS[result.metric], *columns):
         table.add_column(heading, justify="right", no_wrap=True)
     for standing in result.names:
         figure, deviation = standing.figure, standing.deviation
         cells = (
             f"{figure.low:.3f} to {figure.high:.3f}",
-            str(len(standing.seeds)),
+            span_text(standing.fits),
             "" if deviation.seeds is None else f"± {deviation.seeds:.4f}",
-            str(standing.splits),
+            str(len(standing.fits)),
             "" if deviation.splits is None else f"± {deviation.splits:.4f}",
         )
         table.add_row(Text(printable(standing.name)), f"{figure.value:.4f}", *cells[: len(columns)])
@@ -64,7 +77,7 @@ def _ranking(result: "Comparison", columns: Sequence[str]) -> Table:
 def _pairs(result: "Comparison", pairs: Sequence["Pair"], columns: Sequence[str]) -> Table:
     table = Table()
     for heading in ("better", "than"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", max_width=NAME_WIDTH)
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for pair in pairs:
@@ -74,8 +87,8 @@ def _pairs(result: "Comparison", pairs: Sequence["Pair"], columns: Sequence[str]
             p_text(pair.adjusted),
             ends_text(result.metric, found.low, found.high),
             p_text(found.p),
-            amount_text(result.metric, pair.detectable),
-            "more than noise" if pair.shown else "within noise",
+            detectable_text(result.metric, pair.detectable),
+            noise_text(pair.shown),
         )
         table.add_row(*(Text(printable(name)) for name in (pair.first, pair.second)), *cells[: len(columns)])
     return table

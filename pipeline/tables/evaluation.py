@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.printable import printable
-from pipeline.tables.printing import print_fitting, print_lines, print_notes
-from pipeline.wording import counted, interval_text, notes_of, spread_text, standing
+from pipeline.tables.printing import NAME_WIDTH, print_fitting, print_lines, print_notes
+from pipeline.wording import counted, interval_text, notes_of, span_text, spread_text, standing
 
 if TYPE_CHECKING:
     from pipeline.evaluation import Evaluation, Summary
@@ -22,7 +22,7 @@ MEANS = ("balanced_accuracy", "macro_f1", "log_loss", "calibration_error")  # of
 def show_evaluation(result: "Evaluation", console: Console) -> None:
     """Draw the ranking, and say what is within noise."""
     best = result.names[0]
-    several = any(summary.splits > 1 for summary in result.names)
+    several = any(len(summary.fits) > 1 for summary in result.names)
     # --json and the files beside the runs have all figures.
     columns = [*RANKING[:3], *(["splits"] if several else []), *RANKING[3:]]
     print_fitting(console, columns, partial(_ranking, result), least=3)
@@ -41,7 +41,7 @@ def show_evaluation(result: "Evaluation", console: Console) -> None:
 
 def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
     table = Table(title=f"{result.part}, {counted(result.names[0].images, 'image')}", title_justify="left")
-    table.add_column("name", overflow="fold")
+    table.add_column("name", overflow="fold", max_width=NAME_WIDTH)
     for heading in columns:
         table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
     for summary in result.names:
@@ -52,13 +52,13 @@ def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
         texts: tuple[str | Text, ...] = (
             spread_text(accuracy),
             interval_text(summary.interval),
-            str(len(summary.seeds)),
+            span_text(summary.fits),
             f"{accuracy.smallest:.4f}",
             f"{accuracy.largest:.4f}",
             *(f"{mean:.4f}" for mean in means),
             Text(printable(summary.base) + (" (random)" if summary.weights.startswith("random:") else "")),
         )
-        cells: dict[str, str | Text] = dict(zip(RANKING, texts, strict=True)) | {"splits": str(summary.splits)}
+        cells: dict[str, str | Text] = dict(zip(RANKING, texts, strict=True)) | {"splits": str(len(summary.fits))}
         table.add_row(Text(printable(summary.name)), *(cells[column] for column in columns))
     return table
 

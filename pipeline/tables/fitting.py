@@ -14,10 +14,10 @@ from pipeline.tables.printing import print_fitting, print_lines, print_next, pri
 from pipeline.wording import (
     amount_text,
     counted,
-    distance_text,
     duration,
     ends_text,
     interval_text,
+    noise_text,
     points_text,
     spread_text,
 )
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.sizes import LearningCurve
 
 GROWING = ("accuracy", "95 %", "gain", "95 % of it")
-SURE = 0.05  # p-value below which a gain is called more than noise
 COMPARED = ("accuracy", "behind", "95 %", "", "log loss")
 
 
@@ -78,7 +77,8 @@ def show_grid(result: "GridSearch", console: Console) -> None:
             f"{counted(result.fitted, 'run')} fitted, {len(result.candidates) * best.seeds - result.fitted} kept "
             f"({duration(result.seconds)})",
             "accuracy, log loss: mean ± standard deviation over seeds; behind: points of accuracy, with the 95 % "
-            "interval of that difference over seeds and images",
+            "interval of that difference over seeds and images; more than noise: also once corrected for how many are "
+            "compared with the best",
             *([f"learning curves of the best: {best.curves}"] if best.curves else []),
         ],
     )
@@ -100,10 +100,12 @@ def show_sizes(result: "LearningCurve", console: Console) -> None:
     )
     if last.gain is not None:
         gain = points_text(last.gain.triple)
-        sure = "more than noise" if last.gain.p < SURE else "within noise"
         print_lines(
             console,
-            [f"from {first.per_class} to {last.per_class} images of each class accuracy changes by {gain}: {sure}"],
+            [
+                f"from {first.per_class} to {last.per_class} images of each class accuracy changes by {gain}: "
+                f"{noise_text(last.gain.clear)}"
+            ],
         )
     print_notes(console, result.notes)
     print_lines(console, [f"picture: {result.picture}, and as SVG beside it"])
@@ -134,7 +136,16 @@ def _candidates(result: "GridSearch", columns: Sequence[str]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for candidate in result.candidates:
         values = (Text(printable(value_text(name, value))) for name, value in candidate.values.items())
-        distance = ("", "", "best") if candidate.behind is None else distance_text(candidate.behind)
+        found = candidate.behind
+        distance = (
+            ("", "", "best")
+            if found is None
+            else (
+                amount_text("accuracy", found.value).removesuffix(" points"),
+                ends_text("accuracy", found.low, found.high),
+                noise_text(candidate.shown),
+            )
+        )
         cells = (spread_text(candidate.accuracy), *distance, spread_text(candidate.log_loss))
         table.add_row(*values, *cells[: len(columns)])
     return table

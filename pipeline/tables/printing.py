@@ -12,6 +12,7 @@ from rich.text import Text
 
 from pipeline.printable import printable
 
+NAME_WIDTH = 24  # columns that a name takes; what is longer goes on below, so that there is room for figures
 RANDOM_WEIGHTS = "random weights: the base was never trained, its features are random projections of the pixels"
 
 

@@ -297,8 +297,10 @@ def test_ranking_summaries_and_distances(evaluated: Path) -> None:
         assert summary.picture.exists()
     (last,) = result.names[1:]
     assert last.behind is not None
-    assert last.behind[0] == pytest.approx(means[1] - means[0])
-    assert last.behind[1] <= last.behind[0] <= min(last.behind[2], 0)
+    assert (last.behind.first, last.behind.second) == tuple(summary.name for summary in result.names)
+    found = last.behind.difference
+    assert found.value == pytest.approx(means[0] - means[1])
+    assert found.low <= found.value <= found.high
 
 
 def test_one_run_alone(evaluated: Path) -> None:

@@ -95,10 +95,12 @@ def test_the_rate_that_learns_wins(search: GridSearch) -> None:
     assert first.behind is None
     for candidate in others:
         assert candidate.behind is not None
-        difference, low, high = candidate.behind
-        assert difference == pytest.approx(candidate.accuracy.mean - first.accuracy.mean)
-        assert low <= difference <= high
-        assert difference <= 0
+        found = candidate.behind
+        assert found.value == pytest.approx(first.accuracy.mean - candidate.accuracy.mean)
+        assert found.low <= found.value <= found.high
+        assert found.value >= 0
+        assert candidate.adjusted == pytest.approx(min(3 * found.p, 1))
+        assert candidate.shown == (3 * found.p < 0.05)
 
 
 def test_the_winners_arguments_fit_nothing_new(extracted: Path, search: GridSearch, runs: Path) -> None:

@@ -99,16 +99,14 @@ def test_measured_figures_follow_from_stored_predictions(reproduced: Reproductio
         assert row.interval[0] <= row.test.mean <= row.interval[1]
     for row, follows in pairwise(reproduced.rows):
         assert row.ahead is not None
-        difference, low, high = row.ahead
-        assert difference == pytest.approx(row.test.mean - follows.test.mean)
-        assert low <= difference <= high
+        assert row.ahead.value == pytest.approx(row.test.mean - follows.test.mean)
+        assert row.ahead.low <= row.ahead.value <= row.ahead.high
     assert reproduced.rows[-1].ahead is None
     best = max(row.test.mean for row in reproduced.rows)
     behind = [row.behind for row in reproduced.rows]
     assert behind.count(None) == 1
-    assert [one and pytest.approx(one[0]) for one in behind] == [
-        None if one is None else row.test.mean - best for row, one in zip(reproduced.rows, behind, strict=True)
-    ]
+    for row in reproduced.rows:
+        assert row.behind is None or row.behind.difference.value == pytest.approx(best - row.test.mean)
 
 
 def test_the_page_shows_these_figures(reproduced: Reproduction) -> None:
@@ -148,7 +146,7 @@ def test_a_second_call_computes_and_writes_nothing(reproduced: Reproduction, dra
     again = reproduce(drawn, reproduced.out, **SMALL, progress=heard)
     assert moments(reproduced.out) == before
     # Images are read, so that a changed one is found; nothing is extracted or fitted.
-    assert set(heard.begun) <= {"reading", "checking", "evaluating", "drawing"}
+    assert set(heard.begun) <= {"reading", "checking", "evaluating", "comparing", "drawing"}
     assert replace(again, seconds=0) == replace(reproduced, seconds=0)
 
 

@@ -13,11 +13,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import cli
+from pipeline.comparison import Pair
 from pipeline.metrics import Spread
 from pipeline.printable import printable
 from pipeline.reproduction import Reproduction
 from pipeline.reproduction_page import differences, escaped, page, verdict
 from pipeline.run import Run
+from tests.pipeline.pairs import made_pair
 
 pytestmark = pytest.mark.slow  # 18 s on two busy cores, all of it in the one reproduction that several files look at
 
@@ -80,8 +82,8 @@ def claiming(result: Reproduction, half: float = 0.03, **tests: float) -> Reprod
     accuracies = [tests[row.name.replace("-", "_")] for row in result.rows]
     best = accuracies.index(max(accuracies))
 
-    def around(difference: float) -> tuple[float, float, float]:
-        return difference, difference - half, difference + half
+    def around(difference: float) -> Pair:
+        return made_pair((difference, difference - half, difference + half))
 
     papers = replace(
         result.runs["pretrained"][0],
@@ -97,8 +99,8 @@ def claiming(result: Reproduction, half: float = 0.03, **tests: float) -> Reprod
                 row,
                 test=Spread(accuracy, 0.01, 0.0, 1.0),
                 interval=(accuracy - half, accuracy + half),
-                behind=None if place == best else around(accuracy - accuracies[best]),
-                ahead=around(accuracy - accuracies[place + 1]) if place + 1 < len(accuracies) else None,
+                behind=None if place == best else around(accuracies[best] - accuracy),
+                ahead=around(accuracy - accuracies[place + 1]).difference if place + 1 < len(accuracies) else None,
             )
             for place, (row, accuracy) in enumerate(zip(result.rows, accuracies, strict=True))
         ),
@@ -109,8 +111,8 @@ def test_an_order_that_holds(reproduced: Reproduction) -> None:
     assert verdict(claiming(reproduced, pretrained=0.9, scratch=0.42, pixel_mlp=0.3)) == [
         "The paper's order, pretrained > scratch > pixel-mlp, holds here, and every step of it is more than noise: "
         "pretrained 0.9000, scratch 0.4200, pixel-mlp 0.3000.",
-        "scratch is 48.0 points behind pretrained (95 %: 45.0 to 51.0; 6 images): more than noise.",
-        "pixel-mlp is 60.0 points behind pretrained (95 %: 57.0 to 63.0; 6 images): more than noise.",
+        "scratch is 48.0 points behind pretrained (95 %: 45.0 to 51.0; p = 0.001; 6 images): more than noise.",
+        "pixel-mlp is 60.0 points behind pretrained (95 %: 57.0 to 63.0; p = 0.001; 6 images): more than noise.",
         "scratch is 12.0 points (95 %: 9.0 to 15.0) ahead of pixel-mlp, which follows it in the paper.",
         "The paper's true test accuracy of pretrained, 0.8905, lies inside the 95 % interval measured here, "
         "0.8700 to 0.9300.",
@@ -141,7 +143,7 @@ def test_an_order_that_does_not_hold(reproduced: Reproduction) -> None:
         {"pretrained": 0.9, "scratch": 0.5, "pixel_mlp": 0.5},
         {"pretrained": 0.9, "scratch": 0.9, "pixel_mlp": 0.5},
         {"pretrained": 0.5, "scratch": 0.5, "pixel_mlp": 0.5},
-        {"pretrained": 0.9, "scratch": 0.87 + 1e-9, "pixel_mlp": 0.5},  # an interval that ends at 0, but for rounding
+        {"pretrained": 0.9, "scratch": 0.87 + 1e-9, "pixel_mlp": 0.5},
     ],
 )
 def test_an_order_within_noise_is_neither(reproduced: Reproduction, tests: dict[str, float]) -> None:
@@ -158,7 +160,7 @@ def test_an_order_of_models_on_other_images_is_not_told(reproduced: Reproduction
 
 def test_nobody_is_behind_itself(reproduced: Reproduction) -> None:
     tied = claiming(reproduced, pretrained=0.5, scratch=0.5, pixel_mlp=0.5)
-    behind = (0.0, -0.2, 0.2)
+    behind = made_pair((0.0, -0.2, 0.2))
     for best in tied.rows:  # of models that tie, any may be the one that the others are compared with
         rows = tuple(replace(row, behind=None if row is best else behind) for row in tied.rows)
         said = verdict(replace(tied, rows=rows))
@@ -284,7 +286,7 @@ def test_names_from_files_and_options_cannot_become_markup(reproduced: Reproduct
         return page(
             replace(
                 reproduced,
-                notes=(f"1 of 2 test images are also in train, byte for byte: {text}/{text}.png",),
+                notes=(f"1 of 2 test images is also in train, byte for byte: {text}/{text}.png",),
                 asked={**reproduced.asked, "base": text, "split": text},
                 runs={name: tuple(map(changed, runs)) for name, runs in reproduced.runs.items()},
             )

@@ -18,7 +18,7 @@ from pipeline.evaluation import evaluate
 from pipeline.fitting import fit_head
 from pipeline.run import Run, find_runs
 from pipeline.split import make_split, splits_of
-from pipeline.statistics import components, corrected_resampled
+from pipeline.statistics import components, resampled_difference, resampled_mean
 from pipeline.tables import show_evaluation, show_fitting
 
 
@@ -76,7 +76,7 @@ def test_the_baseline_on_pixels_knows_them_too(drawn: Path, tmp_path: Path) -> N
     assert fit_mlp(drawn, tmp_path, **asked).fitted == 4  # type: ignore[arg-type]
     assert fit_mlp(drawn, tmp_path, **asked).fitted == 0  # type: ignore[arg-type]
     (summary,) = evaluate(tmp_path).names
-    assert (summary.seeds, summary.splits) == ((0, 1), 2)
+    assert (summary.seeds, summary.fits) == ((0, 1), (2, 2))
 
 
 def test_any_place_finds_them(several: Path) -> None:
@@ -88,16 +88,16 @@ def test_any_place_finds_them(several: Path) -> None:
 
 def test_evaluate_tells_a_name_once(several: Path) -> None:
     result = evaluate(several)
-    assert {summary.name: (summary.seeds, summary.splits) for summary in result.names} == {
-        "mlp": ((0, 1), 3),
-        "knn": ((0,), 3),
+    assert {summary.name: (summary.seeds, summary.fits) for summary in result.names} == {
+        "mlp": ((0, 1), (2, 2, 2)),
+        "knn": ((0,), (1, 1, 1)),
     }
     assert "mlp/split-0005/seed-0001" in result.runs
     by_name = {summary.name: summary for summary in result.names}
     accuracies = [found.accuracy for key, found in result.runs.items() if key.startswith("mlp/")]
     assert by_name["mlp"].metrics["accuracy"].mean == pytest.approx(np.mean(accuracies))
     means = np.array(accuracies).reshape(3, 2).mean(1)
-    expected = corrected_resampled(means.tolist(), 18, 6)
+    expected = resampled_mean(means.tolist(), 18, 6)
     assert by_name["mlp"].interval == pytest.approx((expected.low, expected.high))
     file = io.StringIO()
     show_evaluation(result, Console(file=file, width=200))
@@ -118,11 +118,11 @@ def test_compare_pairs_names_split_by_split(several: Path, tmp_path: Path) -> No
         )
         for name in ("mlp", "knn")
     }
-    expected = corrected_resampled((mean[pair.first] - mean[pair.second]).tolist(), 18, 6)
+    expected = resampled_difference((mean[pair.first] - mean[pair.second]).tolist(), 18, 6)
     assert pair.difference.triple == pytest.approx(expected.triple)
     assert pair.difference.p == pytest.approx(expected.p)
     standing = next(one for one in result.names if one.name == "mlp")
-    assert standing.splits == 3
+    assert standing.fits == (2, 2, 2)
     assert standing.deviation.splits is not None
     assert standing.deviation.seeds is not None
     assert not any("one split" in note for note in result.notes)

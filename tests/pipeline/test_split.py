@@ -353,7 +353,7 @@ def test_the_same_bytes_in_two_parts_are_noted(tmp_path: Path) -> None:
     )
     assert make_split(replace(SMALL, entries=entries), path).notes == (
         "2 of 2 val images are also in train, byte for byte: a/a02.jpg, b/b02.jpg",
-        "1 of 2 test images are also in train, byte for byte: b/b03.jpg",
+        "1 of 2 test images is also in train, byte for byte: b/b03.jpg",
     )
 
 

@@ -54,15 +54,26 @@ def test_labels_and_notes_are_no_markup(terminal: bool) -> None:
 
 def test_plain_lines_say_how_fast_and_how_long() -> None:
     file = io.StringIO()
-    lines = _Lines(Console(file=file, width=200), "a[/b]", 10, "runs")
+    watched = Watched(Console(file=file, width=200))
+    lines = _Lines(watched, "a[/b]", 10, "runs")
     lines.started -= 40
-    lines.last -= 40
+    watched.spoke -= 40
     lines.advance(4)
     lines.finish()
     assert file.getvalue().splitlines() == [
         "a[/b]: 4/10 runs, 10 s/run, 1 min 0 s left",
         "a[/b]: 4/10 runs in 40 s, 10 s/run",
     ]
+
+
+def test_many_short_pieces_of_work_are_not_silent_together() -> None:
+    file = io.StringIO()
+    watched = Watched(Console(file=file, width=200))
+    for _ in range(4):
+        with watched.steps("fitting", 1, "runs") as advance:
+            watched.spoke -= 4
+            advance(1)
+    assert file.getvalue().count("fitting: 1/1 runs in") == 1  # once in ten seconds
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.evaluation import evaluate
 from pipeline.tables import show_evaluation
+from tests.pipeline.pairs import made_pair
 
 
 def console() -> tuple[Console, io.StringIO]:
@@ -21,15 +22,15 @@ def console() -> tuple[Console, io.StringIO]:
     [
         ((0.0, -0.01, 0.01), "is level with best (95 %: -1.0 to 1.0;"),
         ((-0.0, 0.0, 0.0), "is level with best (95 %: 0.0 to 0.0;"),
-        ((-0.0004, -0.01, 0.0004), "is level with best (95 %: 0.0 to 1.0;"),
-        ((-0.021, -0.03, -0.01), "is 2.1 points behind best (95 %: 1.0 to 3.0;"),
+        ((0.0004, -0.0004, 0.01), "is level with best (95 %: 0.0 to 1.0;"),
+        ((0.021, 0.01, 0.03), "is 2.1 points behind best (95 %: 1.0 to 3.0;"),
     ],
 )
 def test_a_tie_is_called_level(runs: Path, behind: tuple[float, float, float], said: str) -> None:
     evaluation = evaluate(runs / "knn")
     best = replace(evaluation.names[0], name="best")
     where, file = console()
-    show_evaluation(replace(evaluation, names=(best, replace(best, name="other", behind=behind))), where)
+    show_evaluation(replace(evaluation, names=(best, replace(best, name="other", behind=made_pair(behind)))), where)
     assert said in file.getvalue()
     assert "-0.0" not in file.getvalue()
     assert file.getvalue().count("within noise") == (behind[1] <= 0 <= behind[2])
