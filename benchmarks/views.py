@@ -26,7 +26,7 @@ from pipeline.difference import accuracy_difference
 from pipeline.environment import machine, versions
 from pipeline.image_set import read_image_set
 from pipeline.options import seeds
-from pipeline.run import find_runs
+from pipeline.run_places import find_runs
 from pipeline.stored_predictions import stored_predictions
 
 

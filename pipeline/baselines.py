@@ -35,8 +35,9 @@ from pipeline.pixels import (
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
 from pipeline.reading import file_digest
+from pipeline.resplits import splits_of
 from pipeline.run import Run
-from pipeline.split import Split, splits_of
+from pipeline.split import Split
 from pipeline.transform import Transform
 from pipeline.workers import fit_missing
 

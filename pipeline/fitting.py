@@ -15,8 +15,8 @@ from pipeline.errors import HeadError
 from pipeline.heads import HEADS, head_spec
 from pipeline.planning import Plan, Source, checked_seeds, make_plan, require_name
 from pipeline.progress import SILENT, Progress
+from pipeline.resplits import fewer, splits_of
 from pipeline.run import ALL_ROWS, Run, split_folder
-from pipeline.split import fewer, splits_of
 from pipeline.statistics import Components, components
 from pipeline.streaming import buffer_for, fit_streamed
 from pipeline.workers import fit_missing

@@ -45,8 +45,8 @@ def counts(context: click.Context, option: click.Parameter, value: str | None) -
     """Read whole numbers: `5,10,20`."""
     if value is None:
         return None
-    if not re.fullmatch(r"[1-9]\d{0,8}(,[1-9]\d{0,8})+", value):
-        raise click.BadParameter(f"{value!r} is not a list of two or more numbers such as 5,10,20.")
+    if not re.fullmatch(r"[1-9]\d{0,8}(,[1-9]\d{0,8})*", value):
+        raise click.BadParameter(f"{value!r} is no list of numbers above 0, such as 5,10,20.")
     return tuple(int(one) for one in value.split(","))
 
 

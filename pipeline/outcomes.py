@@ -15,7 +15,8 @@ from pipeline.errors import RunError
 from pipeline.image_set import read_image_set
 from pipeline.metrics import Metrics, Spread, spread
 from pipeline.progress import Progress
-from pipeline.run import Run, find_runs
+from pipeline.run import Run
+from pipeline.run_places import find_runs
 from pipeline.split import NAMES
 from pipeline.stored_predictions import Inputs, Predictions, predict_part, record, stored_predictions
 

@@ -1,9 +1,8 @@
 """A run: one fitted model with one seed, as a folder that says everything about itself."""
 
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from pipeline.split import NAMES, Split
 FORMAT_VERSION = 3
 LIMIT = 256 << 20  # bytes of run.json, enough for two million images
 ALL_ROWS = "all rows"
-_FOLDER, _SPLIT_FOLDER = re.compile(r"seed-\d{4,}"), re.compile(r"split-\d{4,}")
-# Where runs stand below RUNS, RUNS/NAME, RUNS/NAME/split-0000 and their own folder.
-PLACES = ("run.json", "*/run.json", "*/*/run.json", "*/split-*/*/run.json")
+FOLDER, _SPLIT_FOLDER = re.compile(r"seed-\d{4,}"), re.compile(r"split-\d{4,}")
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class Run:
             raise RunError(f"{path} is damaged: {error}. {mend}") from error
         if not run.model:
             raise RunError(f"{path} is damaged: it names no model. {mend}")
-        if _FOLDER.fullmatch(folder.name) and folder.name != folder_name(run.seed):
+        if FOLDER.fullmatch(folder.name) and folder.name != folder_name(run.seed):
             raise RunError(
                 f"{folder} holds the run of seed {run.seed}, not of the seed in its name: it was renamed or copied. "
                 f"Give it its name back, {folder_name(run.seed)}, or remove it and fit that seed again."
@@ -188,6 +185,11 @@ class Run:
             **{f"{part} images": self.digests[part] for part in NAMES},
         }
 
+    @property
+    def image_count(self) -> str:
+        """How many images its split has, of which the same set gives every split as many."""
+        return "/".join(str(len(self.images[part])) for part in NAMES) + " images"
+
     def require_same(self, asked: "Run", *, any_split: bool = False) -> None:
         """Refuse to take this run for another one.
 
@@ -207,6 +209,7 @@ class Run:
                 for one in (mine, theirs)
             )
             mine["shares"], theirs["shares"] = (run.split.partition(", seed")[0] for run in (self, asked))
+            mine["image set"], theirs["image set"] = (run.image_count for run in (self, asked))
         values = {
             name: (mine.get(name), theirs.get(name))
             for name in [*mine, *(theirs.keys() - mine.keys())]
@@ -238,44 +241,6 @@ def folder_name(seed: int) -> str:
 def split_folder(resplit: int | None) -> str:
     """Name the folder of one of several splits: split-0003; nothing where there is one split."""
     return "" if resplit is None else f"split-{resplit:04d}"
-
-
-def find_runs(places: Iterable[Path | str]) -> list[Run]:
-    """Find the runs in any mix of RUNS, RUNS/NAME and single run folders.
-
-    Returns:
-        The runs, ordered by name, split and seed, each once.
-
-    Raises:
-        RunError: A place does not exist or holds no run.
-    """
-    found: dict[Path, Run] = {}
-    for place in map(Path, places):
-        if not os.path.isdir(place):  # noqa: PTH112  # Path's raises where a folder may not be looked at
-            raise RunError(
-                f"{place} is not a folder. Name a folder of runs, as `manyheads fit-head CACHE RUNS` makes it."
-            )
-        if place.name in ("", ".."):  # a run's folder must have its name, and know RUNS/NAME above it
-            place = place.resolve()
-        documents = [path for pattern in PLACES for path in place.glob(pattern)]
-        # A folder whose name begins with a dot is a run that is being written.
-        here = [
-            path.parent
-            for path in documents
-            if not any(part.startswith(".") for part in path.relative_to(place).parent.parts)
-        ]
-        if not here and (place / "recipe.json").exists():
-            raise RunError(f"{place} is a feature cache, not a folder of runs. Name the RUNS of `manyheads fit-head`.")
-        checkpoints = (".seed-*.checkpoint.safetensors", "*/.seed-*.checkpoint.safetensors")
-        if not here and any(any(place.glob(pattern)) for pattern in checkpoints):
-            raise RunError(
-                f"{place} holds a training that has not finished, and no runs. Run the same `manyheads fit-scratch` "
-                "again: it goes on from its checkpoint."
-            )
-        if not here:
-            raise RunError(f"{place} holds no runs. Fit some with `manyheads fit-head CACHE {place}`.")
-        found |= {folder.resolve(): Run.read(folder) for folder in here}
-    return sorted(found.values(), key=lambda run: (run.name, run.resplit or 0, run.seed, str(run.path)))
 
 
 def write_beside(run: Run, name: str, text: str) -> Path:

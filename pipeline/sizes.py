@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cache import FeatureCache
 from pipeline.difference import difference, figure_of
 from pipeline.errors import HeadError
 from pipeline.figures import draw_sizes
@@ -14,7 +15,10 @@ from pipeline.fitting import Fitting, fit_head
 from pipeline.metrics import Spread
 from pipeline.outcomes import Outcome, read_outcomes
 from pipeline.progress import SILENT, Progress
+from pipeline.resplits import fewer, splits_of
 from pipeline.statistics import Difference, Estimate
+
+SPLITTING = ("split", "split_seed", "resplits")  # options that say which images train
 
 
 @dataclass(frozen=True)
@@ -86,23 +90,19 @@ def fit_sizes(
         Accuracy by size.
 
     Raises:
-        HeadError: There are no two sizes, or the split has no validation part; as `fit_head`.
+        HeadError: A size is none, or the split has no validation part; as `fit_head`.
         SplitError: A class has too few images.
     """
     started = time.perf_counter()
     ordered = sorted(set(sizes))
-    if len(ordered) < 2 or ordered[0] < 1:
-        raise HeadError(f"The sizes {list(sizes)} are no two different numbers of images, such as 5,10,20.")
+    if not ordered or ordered[0] < 1:
+        raise HeadError(f"The sizes {list(sizes)} are not numbers of images, such as 5, 10 and 20.")
+    _require_enough(cache, ordered[-1], **{key: options[key] for key in SPLITTING if key in options})
     name = head if name is None else name
     fittings: list[Fitting] = []
     for size in ordered:
         each = f"{name}_per-class={size}"
         fittings.append(fit_head(cache, runs, head=head, name=each, per_class=size, progress=progress, **options))
-        if not fittings[-1].runs[0].images["val"]:
-            raise HeadError(
-                f"The split ({fittings[-1].runs[0].split}) has no validation part, and test images are not looked at "
-                "here. Ask for a split with one, such as `--split 80/10/10`."
-            )
     folders = [fitting.runs[0].name_folder for fitting in fittings]
     found = {outcome.folder: outcome for outcome in read_outcomes(folders, "val", cache, None, progress)}
     outcomes = [found[folder] for folder in folders]
@@ -120,6 +120,29 @@ def fit_sizes(
         notes=tuple(dict.fromkeys(note for fitting in fittings for note in fitting.notes)),
         picture=_draw(name, steps, outcomes, Path(runs)),
     )
+
+
+def _require_enough(
+    cache: Path | str,
+    largest: int,
+    split: str | Path | None = None,
+    split_seed: int = 0,
+    resplits: int | None = None,
+) -> None:
+    """Refuse sizes that a split cannot give, before anything is fitted.
+
+    Raises:
+        HeadError: The split has no validation part.
+        SplitError: A class has too few images.
+    """
+    index = FeatureCache.open(cache).index()
+    for one in splits_of(index, split, split_seed, resplits).values():
+        if not one.rows["val"]:
+            raise HeadError(
+                f"The split ({one.source}) has no validation part, on which sizes are compared: test images are kept "
+                "for the end. Ask for a split with one, such as `--split 80/10/10`."
+            )
+        fewer(index, one, largest, 0)
 
 
 def _draw(name: str, steps: Sequence[Step], outcomes: Sequence[Outcome], runs: Path) -> Path:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from random import Random
 from typing import NamedTuple
 
 from cache import Entry, Index
@@ -79,72 +78,7 @@ def make_split(index: Index, split: str | Path | None = None, seed: int = 0) -> 
     rows = {name: tuple(row for row, part in enumerate(parts) if part == name) for name in NAMES}
     _require_usable(entries, rows, source)
     digests = {name: part_digest(entries[row] for row in rows[name]) for name in NAMES}
-    return Split(source, rows, digests, _notes(entries, rows))
-
-
-def splits_of(
-    index: Index, split: str | Path | None, seed: int, resplits: int | None = None
-) -> dict[int | None, Split]:
-    """Make the one split that is asked for, or several stratified draws.
-
-    Args:
-        index: Which image is which row.
-        split: See `make_split`; several are drawn by shares such as `80/10/10`, which are meant if nothing is given.
-        seed: Of the first draw; the others have the next ones.
-        resplits: How many draws, 2 or more; None for the one split.
-
-    Returns:
-        Seed of each draw -> split; None -> the one split.
-
-    Raises:
-        SplitError: There is nothing to draw, or the images cannot be split so.
-    """
-    if resplits is None:
-        return {None: make_split(index, split, seed)}
-    text = DEFAULT_DRAW if split is None else str(split)
-    if resplits < 2 or not DRAW.fullmatch(text):
-        raise SplitError(
-            f"{resplits} splits of '{text}' cannot be drawn: splits are drawn anew by shares such as 80/10/10, and two "
-            "of them are the least. Give such shares with `--split`, or leave `--resplits` out."
-        )
-    if split is None and index.has_parts:
-        raise SplitError(
-            "The image set has a split of its own, and there is only one of that kind. To draw others, give their "
-            "shares, such as `--split 80/10/10`."
-        )
-    return {number: make_split(index, text, number) for number in range(seed, seed + resplits)}
-
-
-def fewer(index: Index, split: Split, per_class: int, seed: int) -> Split:
-    """Keep so many training images of each class; those of a smaller number are among those of a larger one.
-
-    Args:
-        index: Which image is which row.
-        split: All training images, and those that validate and test, which stay.
-        per_class: Training images of each class.
-        seed: Which they are.
-
-    Raises:
-        SplitError: A class has fewer.
-    """
-    entries = index.entries
-    of_class: dict[str, list[int]] = {}
-    for row in split.rows["train"]:
-        of_class.setdefault(entries[row].label, []).append(row)
-    smallest = min(of_class, key=lambda name: len(of_class[name]))
-    if per_class > len(of_class[smallest]):
-        raise SplitError(
-            f"The split ({split.source}) has {len(of_class[smallest])} training images of {_some([smallest])}, fewer "
-            f"than the {per_class} of each class that are asked for. Ask for fewer, or give train a larger share."
-        )
-    generator = Random(seed)
-    kept: list[int] = []
-    for name in sorted(of_class):
-        generator.shuffle(of_class[name])
-        kept += of_class[name][:per_class]
-    rows = {**split.rows, "train": tuple(sorted(kept))}
-    digests = {**split.digests, "train": part_digest(entries[row] for row in rows["train"])}
-    return Split(f"{split.source}, {per_class} training images of each class", rows, digests, _notes(entries, rows))
+    return Split(source, rows, digests, notes_of_split(entries, rows))
 
 
 def part_digest(entries: Iterable[Entry]) -> str:
@@ -176,7 +110,7 @@ def _paper(entries: Sequence[Entry]) -> list[str]:
     if strange:
         raise SplitError(
             "The paper's split needs UC Merced's file names (CLASS/CLASS00 to CLASS/CLASS99), but "
-            f"{len(strange)} of {len(entries)} images are named otherwise: {_some(strange)}. "
+            f"{len(strange)} of {len(entries)} images are named otherwise: {some(strange)}. "
             "Ask for another split, such as `--split 80/10/10`."
         )
     return parts
@@ -208,7 +142,7 @@ def _draw(entries: Sequence[Entry], shares: Sequence[float], seed: int) -> list[
         hint = "" if asked == "60/20/20" else " (such as 60/20/20)"
         raise SplitError(
             f"A stratified split of {asked} cannot be drawn from {len(labels)} images of {len(set(labels))} classes: "
-            f"every part needs an image of each class, and the smallest, {_some([smallest])}, has {count}. Add images, "
+            f"every part needs an image of each class, and the smallest, {some([smallest])}, has {count}. Add images, "
             f"give val and test larger shares{hint}, or name a CSV."
         ) from None
     held.update(dict.fromkeys(train, "train"))
@@ -237,7 +171,7 @@ def _from_csv(path: Path, index: Index) -> list[str]:
         raise SplitError(f"The split {path} cannot be read as CSV: {error}.") from error
     if any(header.count(name) != 1 for name in COLUMNS):
         raise SplitError(
-            f"The split {path} needs the columns path, label and split, each once; it has {_some(header) or 'none'}."
+            f"The split {path} needs the columns path, label and split, each once; it has {some(header) or 'none'}."
         )
     places = [header.index(name) for name in COLUMNS]
     # A short line lacks its last fields.
@@ -261,7 +195,7 @@ def _from_csv(path: Path, index: Index) -> list[str]:
             name for name in labels if name not in listed
         ],
     }
-    found = [f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names]
+    found = [f"{len(names)} {what}: {some(names)}" for what, names in problems.items() if names]
     if found:
         raise SplitError(f"The split {path} does not fit the images. " + "; ".join(found) + ".")
     wanted = {row.path: parts[row.split] for row in rows}
@@ -276,15 +210,20 @@ def _require_usable(entries: Sequence[Entry], rows: Mapping[str, Sequence[int]],
         unknown = sorted({entries[row].label for row in rows[part]} - trained)
         if unknown:
             raise SplitError(
-                f"The split ({source}) has images in {part} of classes that have none in train: {_some(unknown)}. "
+                f"The split ({source}) has images in {part} of classes that have none in train: {some(unknown)}. "
                 "A head can only learn classes that it is trained on."
             )
     if len(trained) < 2:
         raise SplitError(f"The split ({source}) trains on {len(trained)} class; a classifier needs at least two.")
 
 
-def _notes(entries: Sequence[Entry], rows: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """Say which images of val and test are, byte for byte, also trained on, and which parts are empty."""
+def notes_of_split(entries: Sequence[Entry], rows: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Say which images of val and test are, byte for byte, also trained on, and which parts are empty.
+
+    Args:
+        entries: The images.
+        rows: Those of each part.
+    """
     trained = {entries[row].digest for row in rows["train"]}
     notes = []
     for part in ("val", "test"):
@@ -292,14 +231,15 @@ def _notes(entries: Sequence[Entry], rows: Mapping[str, Sequence[int]]) -> tuple
         if same:
             are = "is" if len(same) == 1 else "are"
             notes.append(
-                f"{len(same)} of {len(rows[part])} {part} images {are} also in train, byte for byte: {_some(same)}"
+                f"{len(same)} of {len(rows[part])} {part} images {are} also in train, byte for byte: {some(same)}"
             )
         if not rows[part]:
             notes.append(f"the split has no {part} part")
     return tuple(notes)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Write the first few of many names, each cut to a bearable length, and how many more there are."""
     more = len(names) - SHOWN
     shown = (name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names[:SHOWN])
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

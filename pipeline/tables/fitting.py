@@ -90,7 +90,7 @@ def show_grid(result: "GridSearch", console: Console) -> None:
 def show_sizes(result: "LearningCurve", console: Console) -> None:
     """Draw accuracy by the size of the training part, and say what the last step brought."""
     print_fitting(console, GROWING, partial(_steps, result), least=2)
-    first, last = result.steps[-2:]
+    last = result.steps[-1]
     print_lines(
         console,
         [
@@ -99,6 +99,7 @@ def show_sizes(result: "LearningCurve", console: Console) -> None:
         ],
     )
     if last.gain is not None:
+        first = result.steps[-2]
         gain = points_text(last.gain.triple)
         print_lines(
             console,

@@ -154,7 +154,7 @@ class Box:
 
     def _adopt(self) -> None:
         """Let the runs look for their cache in the copy."""
-        from pipeline.run import find_runs
+        from pipeline.run_places import find_runs
 
         for run in find_runs([self.world / "runs"]) if (self.world / "runs").exists() else ():
             replace(run, cache=str(self.world / "cache")).write(run.path)

@@ -27,7 +27,8 @@ from pipeline.heads.storage import load_model
 from pipeline.planning import Source, make_plan
 from pipeline.prediction import predict
 from pipeline.recomputation import recompute
-from pipeline.run import Run, find_runs
+from pipeline.run import Run
+from pipeline.run_places import find_runs
 from pipeline.scenes import draw_scene
 from pipeline.split import NAMES, make_split
 from pipeline.stored_predictions import stored_predictions

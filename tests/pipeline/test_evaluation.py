@@ -18,7 +18,8 @@ from pipeline.errors import RunError
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.extraction import extract
 from pipeline.fitting import fit_head
-from pipeline.run import Run, find_runs
+from pipeline.run import Run
+from pipeline.run_places import find_runs
 from pipeline.stored_predictions import stored_predictions
 from tests.conftest import BASE, CLASSES, WEIGHTS
 

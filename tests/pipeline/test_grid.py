@@ -18,7 +18,8 @@ from pipeline.evaluation import evaluate
 from pipeline.extraction import extract
 from pipeline.fitting import fit_head
 from pipeline.grid import GridSearch, fit_grid
-from pipeline.run import Run, find_runs
+from pipeline.run import Run
+from pipeline.run_places import find_runs
 from pipeline.stored_predictions import stored_predictions
 from pipeline.tables import show_grid
 from tests.conftest import BASE, CLASSES, WEIGHTS

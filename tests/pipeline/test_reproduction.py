@@ -21,7 +21,7 @@ from pipeline.paper import mean_of_batch_means
 from pipeline.progress import Silent
 from pipeline.reading import file_digest
 from pipeline.reproduction import Reproduction, reproduce
-from pipeline.run import find_runs
+from pipeline.run_places import find_runs
 from tests.pipeline.conftest import SMALL
 
 pytestmark = pytest.mark.slow  # 18 s on two busy cores, nearly all of it in the one reproduction that all look at

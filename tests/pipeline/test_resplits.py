@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,15 @@ from pipeline.comparison import compare
 from pipeline.difference import RESPLITS
 from pipeline.errors import RunError, SplitError
 from pipeline.evaluation import evaluate
+from pipeline.extraction import extract
 from pipeline.fitting import fit_head
-from pipeline.run import Run, find_runs
-from pipeline.split import make_split, splits_of
+from pipeline.resplits import splits_of
+from pipeline.run import Run
+from pipeline.run_places import find_runs
+from pipeline.split import make_split
 from pipeline.statistics import components, resampled_difference, resampled_mean
 from pipeline.tables import show_evaluation, show_fitting
+from tests.conftest import BASE, CLASSES, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +154,20 @@ def test_another_configuration_on_another_split_is_refused(extracted: Path, chan
 def test_splits_of_other_shares_are_refused(extracted: Path, changed: Path) -> None:
     with pytest.raises(RunError, match="shares is 60/20/20, asked 40/30/30"):
         fit_head(extracted, changed, head="knn", split="40/30/30", split_seed=90, resplits=2, jobs=1)
+
+
+def test_splits_of_other_image_sets_are_refused(drawn: Path, tmp_path: Path) -> None:
+    for name in ("few", "many"):
+        for label in CLASSES:
+            shutil.copytree(drawn / label, tmp_path / name / label)
+    for path in sorted((tmp_path / "few").glob("*/*[89].png")):
+        path.unlink()
+    for name in ("few", "many"):
+        extract(tmp_path / name, tmp_path / f"{name}-cache", base=BASE, weights=WEIGHTS, device="cpu")
+    asked: dict[str, Any] = {"head": "knn", "split": "60/20/20", "resplits": 2, "jobs": 1}
+    fit_head(tmp_path / "few-cache", tmp_path / "runs", **asked)
+    with pytest.raises(RunError, match=r"image set is 14/5/5 images, asked 18/6/6 images"):
+        fit_head(tmp_path / "many-cache", tmp_path / "runs", split_seed=2, **asked)
 
 
 def test_a_run_that_was_moved_to_another_split_is_refused(changed: Path) -> None:

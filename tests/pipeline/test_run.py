@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RunError
 from pipeline.evaluation import evaluate
-from pipeline.run import LIMIT, Run, find_runs, folder_name
+from pipeline.run import LIMIT, Run, folder_name
+from pipeline.run_places import find_runs
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -295,6 +296,17 @@ def test_places_without_runs_are_refused(runs: Path, tmp_path: Path) -> None:
         find_runs([runs, tmp_path / "empty"])
     with pytest.raises(RunError, match="is not a folder"):
         find_runs([runs / "mlp" / "seed-0000" / "run.json"])
+
+
+def test_what_is_no_run_any_more_is_not_passed_over(runs: Path) -> None:
+    (runs / "knn" / "seed-0000" / "run.json").unlink()
+    for place in (runs, runs / "knn"):
+        with pytest.raises(RunError, match=r"knn/seed-0000 has no run\.json|knn holds no runs"):
+            find_runs([place])
+    assert len(find_runs([runs / "mlp"])) == 2
+    (runs / "mlp" / "seed-0000" / "run.json").unlink()
+    with pytest.raises(RunError, match=r"mlp/seed-0000 has no run\.json, .* Remove it"):
+        find_runs([runs / "mlp"])
 
 
 def test_one_damaged_run_is_refused_by_name(runs: Path) -> None:

@@ -16,9 +16,10 @@ from pipeline.comparison import compare
 from pipeline.difference import accuracy_difference
 from pipeline.errors import HeadError, SplitError
 from pipeline.figures import sizes_figure
+from pipeline.resplits import FEWER, fewer
 from pipeline.run import Run
 from pipeline.sizes import fit_sizes
-from pipeline.split import fewer, make_split
+from pipeline.split import make_split
 from pipeline.stored_predictions import stored_predictions
 from pipeline.tables import show_sizes
 from tests.conftest import CLASSES
@@ -74,6 +75,31 @@ def test_every_size_is_fitted_and_measured_on_validation(extracted: Path, tmp_pa
     assert len(compare(tmp_path, on="val", out=tmp_path).names) == 3
 
 
+def test_one_size_alone_has_no_gain(extracted: Path, tmp_path: Path) -> None:
+    result = fit_sizes(extracted, tmp_path, (2,), head="knn", split="60/20/20", jobs=1)
+    (step,) = result.steps
+    assert (step.per_class, step.gain) == (2, None)
+    file = io.StringIO()
+    show_sizes(result, Console(file=file, width=200))
+    assert "1 run fitted" in file.getvalue()
+    assert "changes by" not in file.getvalue()
+
+
+def test_images_that_a_seed_drew_from_a_split_that_none_did_keep_it(extracted: Path, tmp_path: Path) -> None:
+    index = FeatureCache.open(extracted).index()
+    parts = "test", "val", "train", "train"
+    lines = [f"{entry.path},{entry.label},{parts[row % 4]}" for row, entry in enumerate(index.entries)]
+    (tmp_path / "split.csv").write_text("\n".join(["path,label,split", *lines]))
+    one, other = (fewer(index, make_split(index, tmp_path / "split.csv"), 2, seed) for seed in (3, 4))
+    assert one.digests["train"] != other.digests["train"]
+    found = FEWER.fullmatch(one.source)
+    assert found is not None
+    assert (found["split"], found["each"], found["seed"]) == (str(tmp_path / "split.csv"), "2", "3")
+    drawn = FEWER.fullmatch(fewer(index, make_split(index, "60/20/20", 7), 2, 7).source)
+    assert drawn is not None
+    assert (drawn["split"], drawn["seed"]) == ("60/20/20, seed 7", None)
+
+
 def test_the_picture_has_every_size() -> None:
     points = [(5, 0.8, 0.75, 0.85, (0.79, 0.81)), (10, 0.9, 0.87, 0.93, (0.9,))]
     (axes,) = sizes_figure(points, "title $x").axes
@@ -82,14 +108,17 @@ def test_the_picture_has_every_size() -> None:
 
 
 def test_what_cannot_be_asked_is_refused(extracted: Path, tmp_path: Path) -> None:
-    with pytest.raises(HeadError, match="no two different numbers"):
-        fit_sizes(extracted, tmp_path, (5, 5))
-    with pytest.raises(HeadError, match="no validation part, and test images are not looked at"):
+    with pytest.raises(HeadError, match=r"The sizes \[0, 5\] are not numbers of images"):
+        fit_sizes(extracted, tmp_path, (0, 5))
+    with pytest.raises(HeadError, match="no validation part, on which sizes are compared"):
         fit_sizes(extracted, tmp_path, (1, 2), head="knn", split="80/0/20", jobs=1)
-    for sizes in ("5", "5,x", "0,5"):
+    with pytest.raises(SplitError, match="fewer than the 1000 of each class"):
+        fit_sizes(extracted, tmp_path, (1, 1000), head="knn", jobs=1, split="60/20/20")
+    assert not list(tmp_path.iterdir())  # nothing was fitted before that was known
+    for sizes in ("", "5,x", "0,5"):
         result = CliRunner().invoke(main, ["fit-head", "cache", "runs", "--train-sizes", sizes])
         assert result.exit_code == 2
-        assert "is not a list of two or more numbers" in result.output
+        assert "is no list of numbers above 0, such as 5,10,20" in result.output
     both = CliRunner().invoke(main, ["fit-head", "cache", "runs", "--train-sizes", "5,10", "--grid", "lr=1,2"])
     assert both.exit_code == 2
     assert "two questions" in both.output
