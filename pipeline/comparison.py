@@ -209,7 +209,8 @@ def _other_images(first: Outcome, other: Outcome) -> str:
         shared = len(first.digests & other.digests)
         return (
             f"{both} were fitted on other splits ({len(first.trials)} and {len(other.trials)}, {shared} in common), so "
-            "they cannot be compared pair by pair. Fit both with the same `--resplits`, `--split` and `--split-seed`."
+            "they cannot be compared pair by pair. Fit both with the same `--resplits`, `--split` and `--split-seed`; "
+            "what is fitted already is kept."
         )
     part = first.trials[0].part
     one, two = (set(outcome.runs[0].images[part]) for outcome in (first, other))

@@ -179,7 +179,7 @@ class Run:
             **{f"parameter {name}": _plain(value) for name, value in self.parameters.items()},
             "views": self.views,
             "shuffle": self.shuffle,
-            "calibrated": self.calibrated,
+            "calibrate": self.calibrated,
             "classes": list(self.classes),
             "split": self.split,
             **{f"{part} images": self.digests[part] for part in NAMES},

@@ -68,6 +68,11 @@ def standing(name: str, best: str, pair: "Pair", images: int) -> str:
     return f"{name} is {stands} ({seen}): {verdict_text(pair)}"
 
 
+def part_text(part: str, images: int, splits: int) -> str:
+    """Write what was measured on: test, 210 images in each of 10 splits."""
+    return f"{part}, {counted(images, 'image')}" + (f" in each of {splits} splits" if splits > 1 else "")
+
+
 def notes_of(notes: Mapping[str, Iterable[str]]) -> list[str]:
     """Write the notes of several names, each note once, and of whom it is true unless of all.
 

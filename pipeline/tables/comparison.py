@@ -20,6 +20,7 @@ from pipeline.wording import (
     notes_of,
     p_text,
     pair_text,
+    part_text,
     span_text,
 )
 
@@ -57,7 +58,7 @@ def show_comparison(result: "Comparison", console: Console) -> None:
 
 
 def _ranking(result: "Comparison", columns: Sequence[str]) -> Table:
-    table = Table(title=f"{result.part}, {counted(result.images, 'image')}", title_justify="left")
+    table = Table(title=part_text(result.part, result.images, len(result.names[0].fits)), title_justify="left")
     table.add_column("name", overflow="fold", max_width=NAME_WIDTH)
     for heading in (METRICS[result.metric], *columns):
         table.add_column(heading, justify="right", no_wrap=True)

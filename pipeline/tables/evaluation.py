@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pipeline.printable import printable
 from pipeline.tables.printing import NAME_WIDTH, print_fitting, print_lines, print_notes
-from pipeline.wording import counted, interval_text, notes_of, span_text, spread_text, standing
+from pipeline.wording import interval_text, notes_of, part_text, span_text, spread_text, standing
 
 if TYPE_CHECKING:
     from pipeline.evaluation import Evaluation, Summary
@@ -40,7 +40,8 @@ def show_evaluation(result: "Evaluation", console: Console) -> None:
 
 
 def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
-    table = Table(title=f"{result.part}, {counted(result.names[0].images, 'image')}", title_justify="left")
+    best = result.names[0]
+    table = Table(title=part_text(result.part, best.images, len(best.fits)), title_justify="left")
     table.add_column("name", overflow="fold", max_width=NAME_WIDTH)
     for heading in columns:
         table.add_column(heading, justify="left" if heading == "base" else "right", no_wrap=True)
@@ -65,5 +66,6 @@ def _ranking(result: "Evaluation", columns: Sequence[str]) -> Table:
 
 def _distance(summary: "Summary", best: "Summary") -> str:
     if summary.behind is None:
-        return f"{summary.name} saw other images than {best.name}: not compared"
+        other = "was fitted on other splits" if max(len(summary.fits), len(best.fits)) > 1 else "saw other images"
+        return f"{summary.name} {other} than {best.name}: not compared"
     return standing(summary.name, best.name, summary.behind, summary.images)

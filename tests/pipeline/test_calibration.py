@@ -125,7 +125,7 @@ def test_a_temperature_needs_a_validation_part(extracted: Path, tmp_path: Path) 
 
 
 def test_calibrated_and_plain_runs_do_not_share_a_name(extracted: Path, runs: Path) -> None:
-    with pytest.raises(RunError, match="calibrated is False, asked True"):
+    with pytest.raises(RunError, match="calibrate is False, asked True"):
         fit_head(extracted, runs, head="knn", split="60/20/20", calibrate=True, jobs=1)
 
 
