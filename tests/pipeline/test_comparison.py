@@ -66,6 +66,7 @@ def test_what_the_tests_cannot_know_is_noted(runs: Path) -> None:
     assert compare(runs).notes[0].startswith("one split")
     shutil.rmtree(runs / "mlp" / "seed-0001")
     assert compare(runs).notes[0].startswith("mlp: one seed says nothing of training noise")
+    assert any(note.startswith("these images were trained on") for note in compare(runs, on="train").notes)
 
 
 def test_both_pictures_are_drawn_once(runs: Path, tmp_path: Path) -> None:
