@@ -14,16 +14,17 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
+from pipeline.calibration import fitted_temperature
 from pipeline.heads import Allowed, HeadValueError, check_parameters, learn_classes, number, read_validation
 
 # Numbers that one step holds at once in double precision: 32 MB.
@@ -200,8 +201,10 @@ class LogisticHead(_LinearHead):
 class SVMHead(_LinearHead):
     """Linear support vector machine, one class against the rest, on standardised features.
 
-    Its probabilities are Platt's: a sigmoid per class, fitted to decision values that cross-validation within the
-    training part gives, then scaled to a sum of 1; `predict` names the class with the highest probability.
+    Its probabilities are the softmax of its decision values, divided by a temperature that is fitted to the values
+    that cross-validation within the training part gives. So `predict` names the class that the machine itself names.
+    With Platt's sigmoids, one a class, it would not: what moves all values of an image alike, such as brightness, moves
+    them too.
 
     Args:
         C: inverse strength of the penalty.
@@ -211,8 +214,7 @@ class SVMHead(_LinearHead):
         n_features_in_: D.
         coef_: weights over the features as they came, (C, D), or (1, D) for two classes.
         intercept_: (C,) or (1,).
-        slopes_: slopes of the sigmoids, (C,) or (1,).
-        offsets_: their offsets, (C,) or (1,).
+        temperature_: what decision values are divided by.
     """
 
     allowed: ClassVar[dict[str, Allowed]] = {"C": number(0, least_too=False)}
@@ -238,22 +240,20 @@ class SVMHead(_LinearHead):
                 "the head 'logistic'."
             )
         train = Standardised.of(rows)
-        calibrated = CalibratedClassifierCV(SquaredHinge(float(self.C)), ensemble=False, cv=min(5, int(counts.min())))
-        (fitted,) = calibrated.fit(train.rows, codes).calibrated_classifiers_
-        self.coef_, self.intercept_ = train.unrotate(fitted.estimator.coef_, fitted.estimator.intercept_)
-        self.slopes_ = np.array([sigmoid.a_ for sigmoid in fitted.calibrators], dtype=np.float64)
-        self.offsets_ = np.array([sigmoid.b_ for sigmoid in fitted.calibrators], dtype=np.float64)
+        machine = SquaredHinge(float(self.C))
+        folds = StratifiedKFold(min(5, int(counts.min())))
+        held_out = cross_val_predict(machine, train.rows, codes, cv=folds, method="decision_function")
+        held_out = _both(held_out.reshape(len(codes), -1))
+        unit = float(held_out.std()) or 1.0
+        self.temperature_ = unit * fitted_temperature(softmax(held_out / unit, axis=1), codes)
+        machine.fit(train.rows, codes)
+        self.coef_, self.intercept_ = train.unrotate(machine.coef_, machine.intercept_)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of every class (N, C) for features X (N, D)."""
         check_is_fitted(self)
-        each = np.asarray(expit(-(self.slopes_ * self._scores(self._read(X)) + self.offsets_)))
-        if each.shape[1] == 1:
-            return np.hstack((1 - each, each))
-        total = each.sum(axis=1, keepdims=True)
-        even = np.full_like(each, 1 / each.shape[1])
-        return np.asarray(np.divide(each, total, out=even, where=total > 0))
+        return np.asarray(softmax(_both(self._scores(self._read(X))) / self.temperature_, axis=1))
 
 
 class SquaredHinge(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types

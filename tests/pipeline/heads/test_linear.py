@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.calibration import CalibratedClassifierCV
+from scipy.special import softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -53,15 +54,40 @@ def test_logistic_is_scikit_learns_with_fewer_and_with_more_features_than_rows(d
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("d", [20, 300])
-def test_svm_is_scikit_learns_calibrated_linear_svc(d: int, classes: int) -> None:
+def test_svm_is_scikit_learns_linear_svc_at_the_temperature_of_held_out_rows(d: int, classes: int) -> None:
     X, y = clouds(80, d, classes)
     scaler = StandardScaler().fit(X[:60].astype(np.float64))
+    rows = scaler.transform(X.astype(np.float64))
     svc = LinearSVC(C=1e-2, tol=1e-8, max_iter=100_000, random_state=0)
-    direct = CalibratedClassifierCV(svc, ensemble=False, cv=5).fit(scaler.transform(X[:60].astype(np.float64)), y[:60])
-    head = SVMHead(1e-2).fit(X[:60], y[:60])
-    np.testing.assert_allclose(
-        head.predict_proba(X), direct.predict_proba(scaler.transform(X.astype(np.float64))), atol=2e-3
-    )
+    held_out = cross_val_predict(svc, rows[:60], y[:60], cv=5, method="decision_function")
+    direct, head = svc.fit(rows[:60], y[:60]), SVMHead(1e-2).fit(X[:60], y[:60])
+    assert head.predict(X).tolist() == direct.predict(rows).tolist()
+
+    def probabilities(values: NDArray[Any], temperature: float) -> NDArray[Any]:
+        both = np.column_stack((np.zeros(len(values)), values)) if values.ndim == 1 else values
+        return np.asarray(softmax(both / temperature, axis=1))
+
+    expected = probabilities(direct.decision_function(rows), head.temperature_)
+    np.testing.assert_allclose(head.predict_proba(X), expected, atol=2e-3)
+    losses = [log_loss(y[:60], probabilities(held_out, head.temperature_ * factor)) for factor in (0.9, 1.0, 1.1)]
+    assert losses[1] < min(losses) + 1e-6  # on rows that are all told apart, no temperature is too low
+
+
+def test_what_moves_all_classes_alike_moves_no_probability() -> None:
+    """Features that share one strong direction, as those of a base with random weights: brightness, say."""
+    generator = np.random.default_rng(0)
+    y = np.arange(240) % 6
+    X = generator.normal(0, 1, (240, 400)) + 2.0 * np.eye(6)[y] @ generator.normal(0, 1, (6, 400))
+    X += 40 * generator.standard_t(2, (240, 1)) * generator.normal(1, 0.02, (1, 400))
+    head = SVMHead(1e-3).fit(X[:180], y[:180])
+    machine = SquaredHinge(1e-3)
+    train = Standardised.of(X[:180])
+    machine.fit(train.rows, y[:180])
+    coef, intercept = train.unrotate(machine.coef_, machine.intercept_)
+    named = (X[180:] @ coef.T + intercept).argmax(1)
+    assert head.predict(X[180:]).tolist() == named.tolist()
+    assert (named == y[180:]).mean() > 0.5
+    assert log_loss(y[180:], head.predict_proba(X[180:])) < np.log(6)
 
 
 def test_the_hinge_solver_finds_a_lower_minimum_than_liblinear() -> None:
