@@ -3,60 +3,34 @@
 import csv
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import numpy.typing as npt
 
-from cache import CacheError, Entry, FeatureCache, Index
-from cache.atomic import human_size, write_text
+from cache import CacheError, FeatureCache, Index, NoRoom
+from cache.atomic import human_size, make_folder, write_text
 from pipeline.decoder import pixels_of
 from pipeline.doubt import Audited, DoubtfulLabel, doubtful_labels
-from pipeline.errors import HeadError, ImageSetError
+from pipeline.errors import HeadError
 from pipeline.image_set import require_apart
 from pipeline.memory import free_memory
-from pipeline.perceptual import SIDE, centred, details, neighbours, resemblance, thumbnail
+from pipeline.near_duplicates import LOOK, NearDuplicate, near_duplicates
 from pipeline.progress import SILENT, Progress
 from pipeline.split import NAMES, UNUSED, Split, make_split
 
-NEIGHBOURS = 20  # of each image, by its features, that are compared by their pixels
 SIMILARITY = 0.8  # chosen on UC Merced: see docs/audit.md
-PAIRS = 1024  # that are compared at once: 34 MB of details
-COPIES = 4  # of the features that are in memory at once: as read, standardised, and two while components are found
-LISTED = 3  # unreadable files that a note names
+COMPARED = 2  # copies of the features that are in memory while images are compared: as read, and centred
+JUDGED = 4  # while labels are judged: as read, standardised, and two while components are found
 
 PAIR_COLUMNS = (
     *("path", "label", "part", "other_path", "other_label", "other_part"),
     *("cosine", "similarity", "identical", "straddles", "labels_differ"),
 )
 LABEL_COLUMNS = ("path", "label", "part", "suggested", "probability", "suggested_probability")
-
-Pairs = npt.NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class NearDuplicate:
-    """Two images that show the same, or overlap.
-
-    Attributes:
-        first: The one that comes first in the image set.
-        second: The other.
-        cosine: Of the angle between their features, less the mean of all features: -1 to 1.
-        similarity: Of their pixels, 0 to 1: see `pipeline.perceptual.resemblance`. 1 if they are identical.
-        identical: Whether the two files are the same, byte for byte.
-        straddles: Whether they lie in two of the parts train, val and test.
-        labels_differ: Whether they have different labels, of which one must be wrong.
-    """
-
-    first: Audited
-    second: Audited
-    cosine: float
-    similarity: float
-    identical: bool
-    straddles: bool
-    labels_differ: bool
 
 
 @dataclass(frozen=True)
@@ -119,11 +93,11 @@ def audit(
         All pairs and doubtful labels.
 
     Raises:
-        CacheError: The cache cannot be read, or its features do not fit into memory.
+        CacheError: The cache cannot be read, its features do not fit into memory, or `out` is the cache or lies in it.
         SplitError: The split does not fit the cache's images, or there is but one class.
         HeadError: `similarity` is out of range.
         ImageSetError: None of the images is where it was, or `out` lies in the image set.
-        NoRoom: The disk is full or read-only.
+        NoRoom: `out` cannot be made or written to, which is found before the work; or the disk fills up.
     """
     started = time.perf_counter()
     if not 0 < similarity <= 1:
@@ -136,10 +110,10 @@ def audit(
     parts = make_split(index, split, split_seed)
     root = Path(images or index.images)
     if out is not None:
-        require_apart(root, Path(out), "folder of the audit")
+        _prepare(Path(out), opened.path, root)
     features = _features(opened, index, progress)
     audited = _audited(index, parts)
-    pairs, notes = _near_duplicates(index, audited, root, features, similarity, progress)
+    pairs, notes = near_duplicates(index.entries, audited, root, features, similarity, progress)
     doubtful, accuracy, more = doubtful_labels(audited, features, progress)
     if opened.recipe.random_weights:
         more = [*more, "the base has random weights, so that a doubt about a label means little"]
@@ -165,12 +139,14 @@ def audit(
 
 def _features(cache: FeatureCache, index: Index, progress: Progress) -> npt.NDArray[np.float32]:
     """Read the features of all images whole, as neighbours need every one of them, if they fit into memory."""
-    needed, free = COPIES * len(index.entries) * cache.recipe.dimension * 4, free_memory()
+    row, free = cache.recipe.dimension * 4, free_memory()
+    needed = len(index.entries) * max(JUDGED * row, COMPARED * row + LOOK)
     if needed > free:
         raise CacheError(
-            f"An audit holds the features of all images in memory, {COPIES} times over: {len(index.entries)} images "
-            f"with {cache.recipe.dimension} numbers each need {human_size(needed)}, and {human_size(free)} are free. "
-            "Run it on a larger machine, or extract a cache with a base that has fewer features (such as mobilenet_v2)."
+            f"An audit holds the features of all images in memory, up to {JUDGED} times over, and the details of "
+            f"their pixels: {len(index.entries)} images with {cache.recipe.dimension} numbers each need "
+            f"{human_size(needed)}, and {human_size(free)} are free. Run it on a larger machine, or extract a cache "
+            "with a base that has fewer features (such as mobilenet_v2)."
         )
     with progress.steps("reading features", len(index.entries), "images") as advance:
         features = cache.read([entry.digest for entry in index.entries], advance=advance)
@@ -193,108 +169,32 @@ def _leaked(index: Index, audited: Sequence[Audited], pairs: Sequence[NearDuplic
     return len(leaked & {image.path for image in audited if image.part == "test"})
 
 
-# Near-duplicates
-
-
-def _near_duplicates(
-    index: Index,
-    audited: Sequence[Audited],
-    root: Path,
-    features: npt.NDArray[np.float32],
-    similarity: float,
-    progress: Progress,
-) -> tuple[list[NearDuplicate], list[str]]:
-    digests = [entry.digest for entry in index.entries]
-    rows = centred(features)
-    candidates = _candidates(rows, digests, progress)
-    looks, unreadable = _looks(index.entries, candidates, root, progress)
-    found: list[NearDuplicate] = []
-    with progress.steps("comparing", len(candidates), "pairs") as advance:
-        for start in range(0, len(candidates), PAIRS):
-            block = candidates[start : start + PAIRS]
-            alike = resemblance(details(looks[block[:, 0]]), details(looks[block[:, 1]]))
-            for (first, second), measure in zip(block.tolist(), alike.tolist(), strict=True):
-                identical = digests[first] == digests[second]
-                if identical or measure >= similarity:
-                    cosine = float(rows[first] @ rows[second])
-                    found.append(_pair(audited[first], audited[second], cosine, 1 if identical else measure, identical))
-            advance(len(block))
-    rank = {"test": 0, "val": 1}
-    found.sort(
-        key=lambda pair: (
-            min(rank.get(image.part, 2) if pair.straddles else 3 for image in (pair.first, pair.second)),
-            -pair.similarity,
-            pair.first.path,
-            pair.second.path,
-        )
-    )
-    return found, _unread(unreadable, len(digests), root)
-
-
-def _pair(first: Audited, second: Audited, cosine: float, similarity: float, identical: bool) -> NearDuplicate:
-    return NearDuplicate(
-        first=first,
-        second=second,
-        cosine=cosine,
-        similarity=similarity,
-        identical=identical,
-        straddles=first.part != second.part and UNUSED not in (first.part, second.part),
-        labels_differ=first.label != second.label,
-    )
-
-
-def _candidates(rows: npt.NDArray[np.float32], digests: Sequence[str], progress: Progress) -> Pairs:
-    """Return the pairs (n, 2) of rows to be looked at, each once: nearest neighbours, and files with the same bytes."""
-    same: dict[str, list[int]] = {}
-    for row, digest in enumerate(digests):
-        same.setdefault(digest, []).append(row)
-    # Of many copies each is paired with the first, as their pairs would grow with the square.
-    wanted = {(group[0], row) for group in same.values() for row in group[1:]}
-    with progress.steps("looking for neighbours", len(rows), "images") as advance:
-        for start, found in neighbours(rows, NEIGHBOURS):
-            for row, others in enumerate(found.tolist(), start):
-                wanted.update((min(row, other), max(row, other)) for other in others)
-            advance(len(found))
-    return np.array(sorted(wanted), dtype=np.intp).reshape(-1, 2)
-
-
-def _looks(
-    entries: Sequence[Entry], candidates: Pairs, root: Path, progress: Progress
-) -> tuple[npt.NDArray[np.uint8], dict[str, str]]:
-    """Return a thumbnail (N, SIDE, SIDE) of each candidate, and path -> reason of those that cannot be read."""
-    looks = np.zeros((len(entries), SIDE, SIDE), np.uint8)  # without details, so like no other
-    wanted = np.unique(candidates).tolist()
-    unreadable: dict[str, str] = {}
-    with progress.steps("looking at images", len(wanted), "images") as advance:
-        for row in wanted:
-            entry = entries[row]
-            pixels = pixels_of(root / entry.path, entry.digest, lambda image, _: thumbnail(image))
-            if isinstance(pixels, str):
-                unreadable[entry.path] = pixels
-            else:
-                looks[row] = pixels
-            advance(1)
-    if wanted and len(unreadable) == len(wanted):
-        path, reason = next(iter(unreadable.items()))
-        raise ImageSetError(
-            "The audit looks at the images that the cache was extracted from, and none of them could be read in "
-            f"{root} as it was ({path}: {reason}). Name where they are now: `--images DIR`."
-        )
-    return looks, unreadable
-
-
-def _unread(unreadable: Mapping[str, str], images: int, root: Path) -> list[str]:
-    if not unreadable:
-        return []
-    some = "; ".join(f"{path}: {reason}" for path, reason in list(unreadable.items())[:LISTED])
-    more = f"; and {len(unreadable) - LISTED} more" if len(unreadable) > LISTED else ""
-    return [
-        f"{len(unreadable)} of {images} images could not be read in {root} as they were extracted, so only "
-        f"byte-identical copies of them are found ({some}{more})"
-    ]
-
-
 # Files
+
+
+def _prepare(folder: Path, cache: Path, root: Path) -> None:
+    """Make the folder of the audit and see that it can be written to, before any work is done for nothing.
+
+    Raises:
+        CacheError: It is the cache, or lies inside it.
+        ImageSetError: It lies inside the image set.
+        NoRoom: It cannot be made, or not be written to.
+    """
+    if folder.resolve().is_relative_to(cache.resolve()):
+        where = "be" if folder.resolve() == cache.resolve() else "lie inside"
+        raise CacheError(
+            f"The folder of the audit {folder} would {where} the cache {cache}, which holds nothing but features. "
+            "Name a folder outside it."
+        )
+    require_apart(root, folder, "folder of the audit")
+    try:
+        make_folder(folder)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise NoRoom(
+            f"The folder of the audit {folder} cannot be made or written to: {error.strerror}. Name another one."
+        ) from error
 
 
 def _write(folder: Path, pairs: Sequence[NearDuplicate], doubtful: Sequence[DoubtfulLabel]) -> None:
@@ -334,15 +234,15 @@ def _draw(
     progress: Progress,
 ) -> None:
     """Draw both contact sheets."""
-    from pipeline.figures.audit import draw_doubtful_labels, draw_near_duplicates, shrunk
+    from pipeline.figures.audit import SHOWN, draw_doubtful_labels, draw_near_duplicates, shrunk
 
     digests = {entry.path: entry.digest for entry in index.entries}
+    total = 2 * min(len(pairs), SHOWN) + min(len(doubtful), SHOWN)
+    with progress.steps("drawing", total, "pictures") as advance:
 
-    def look(path: str) -> npt.NDArray[np.uint8] | str:
-        return pixels_of(root / path, digests[path], lambda image, _: shrunk(image))
+        def look(path: str) -> npt.NDArray[np.uint8] | str:
+            advance(1)
+            return pixels_of(root / path, digests[path], lambda image, _: shrunk(image))
 
-    with progress.steps("drawing", 2, "contact sheets") as advance:
         draw_near_duplicates(pairs, look, folder / "near-duplicates.png")
-        advance(1)
         draw_doubtful_labels(doubtful, look, folder / "doubtful-labels.png")
-        advance(1)

@@ -5,7 +5,7 @@ of Artificial Intelligence Research 70, 2021.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +72,8 @@ def doubtful_labels(
         return [], None, [*notes, "there are not two classes with two images or more: no label was judged"]
     judged = np.nonzero(~alone[codes])[0]
     kept, codes = np.unique(codes[judged], return_inverse=True)
-    with progress.steps("judging labels", 1, "cache") as advance:
-        probabilities = out_of_sample(features[judged] if alone.any() else features, codes)
-        advance(1)
+    with progress.steps("judging labels", len(judged), "images") as advance:
+        probabilities = out_of_sample(features[judged] if alone.any() else features, codes, advance)
     suggested = suggestions(probabilities, codes)
     found = [
         DoubtfulLabel(audited[row], str(names[kept[other]]), float(chances[own]), float(chances[other]))
@@ -87,7 +86,9 @@ def doubtful_labels(
     return found, float((probabilities.argmax(axis=1) == codes).mean()), notes
 
 
-def out_of_sample(features: npt.NDArray[np.float32], codes: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+def out_of_sample(
+    features: npt.NDArray[np.float32], codes: npt.NDArray[np.intp], advance: Callable[[int], None]
+) -> npt.NDArray[np.float64]:
     """Return the probability of every class (N, C) for each image, from models that were not trained on it.
 
     Standardised features, of which at most `DIMENSION` principal components are kept, go into a logistic regression
@@ -96,23 +97,29 @@ def out_of_sample(features: npt.NDArray[np.float32], codes: npt.NDArray[np.intp]
     Args:
         features: (N, D).
         codes: Class of each row, 0 to C - 1, each at least twice.
+        advance: Told of how many more images the probabilities are known.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedKFold
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
-    rows = StandardScaler().fit_transform(features)
-    if min(rows.shape) > DIMENSION:
-        rows = PCA(DIMENSION, svd_solver="randomized", random_state=0).fit_transform(rows)
-    length = np.sqrt((rows**2).sum(axis=1).mean())
-    rows /= length if length > 0 else 1
     folds = StratifiedKFold(min(FOLDS, int(np.bincount(codes).max())), shuffle=True, random_state=0)
     model = LogisticRegression(C=STRENGTH, max_iter=1000)
-    with warnings.catch_warnings():
-        # A class with fewer images than folds is still tested on each of them once, and trained on the others.
+    probabilities = np.empty((len(codes), codes.max() + 1))
+    with threadpool_limits(1), warnings.catch_warnings():  # the same features then give the same doubts, bit for bit
+        # A class with fewer images than folds has at most one in each, so that every model is trained on it.
         warnings.filterwarnings("ignore", "The least populated class")
-        return np.asarray(cross_val_predict(model, rows, codes, cv=folds, method="predict_proba"), dtype=np.float64)
+        rows = StandardScaler().fit_transform(features)
+        if min(rows.shape) > DIMENSION:
+            rows = PCA(DIMENSION, svd_solver="randomized", random_state=0).fit_transform(rows)
+        length = np.sqrt((rows**2).sum(axis=1).mean())
+        rows /= length if length > 0 else 1
+        for trained, judged in folds.split(rows, codes):
+            probabilities[judged] = model.fit(rows[trained], codes[trained]).predict_proba(rows[judged])
+            advance(len(judged))
+    return probabilities
 
 
 def suggestions(probabilities: npt.NDArray[np.float64], codes: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

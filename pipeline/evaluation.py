@@ -141,6 +141,9 @@ def _summary(outcome: Outcome, behind: Pair | None, part: str) -> Summary:
         notes=outcome.notes,
         picture=picture,
         reliability=draw_reliability(
-            outcome.reliability(), f"{outcome.name}, {part}, {seeds}", outcome.folder / f"reliability-{part}.png"
+            outcome.reliability(),
+            f"{outcome.name}, {part}, {seeds}",
+            outcome.folder / f"reliability-{part}.png",
+            runs=len(runs),
         ),
     )

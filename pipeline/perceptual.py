@@ -21,7 +21,7 @@ LEAST = 1e-3  # of the strongest frequency: a weaker one is not brought up all t
 OVERLAP, OVERLAP_TURNED = 0.3, 0.8  # share of both pictures that a shift must leave in common
 POOR = 0.8  # share of a picture's mean energy that any overlap counts with at least
 FAINT = 1.0  # grey levels: a picture that varies less has no details but noise
-TOGETHER = 32  # pairs in work at once
+TOGETHER = 32  # pictures that one is compared with at once
 BLOCK = 2**24  # cosines in memory at once: 64 MB
 
 Thumbnails = npt.NDArray[np.uint8]
@@ -82,8 +82,8 @@ def details(thumbnails: Thumbnails) -> Numbers:
     return np.asarray(evened, dtype=np.float32)
 
 
-def resemblance(first: Numbers, second: Numbers) -> Numbers:
-    """Compare pairs of pictures by their details.
+def resemblance(picture: Numbers, others: Numbers) -> Numbers:
+    """Compare a picture with others by their details.
 
     The measure is the highest correlation over the eight turns and mirrorings of one picture, and over all shifts that
     leave `OVERLAP` of both in common (`OVERLAP_TURNED` once it is turned or mirrored), each taken where the two then
@@ -91,39 +91,42 @@ def resemblance(first: Numbers, second: Numbers) -> Numbers:
     which agree by chance are no likeness.
 
     Args:
-        first: Details of one picture of each pair, (n, SIDE, SIDE).
-        second: Details of the other.
+        picture: Details of one picture, (SIDE, SIDE).
+        others: Details of those that it is compared with, (n, SIDE, SIDE).
 
     Returns:
-        (n,) numbers from 0 to 1: 1 for a picture and itself, turned or mirrored; 0 where there is no detail. The order
-        of the two makes no difference.
+        (n,) numbers from 0 to 1: 1 for a picture and itself, turned or mirrored; 0 where there is no detail. Which of
+        two is the picture, and which one of the others, makes no difference.
     """
-    blocks = [slice(start, start + TOGETHER) for start in range(0, len(first), TOGETHER)]
-    return np.concatenate([np.zeros(0, np.float32), *(_best(first[block], second[block]) for block in blocks)])
-
-
-def _best(first: Numbers, second: Numbers) -> Numbers:
-    from scipy.fft import irfft2, next_fast_len, rfft2
-
-    best = np.zeros(len(first), np.float32)
-    upright, *turned = _turns(second)
-    for overlap, others in ((OVERLAP, [upright]), (OVERLAP_TURNED, turned)):
-        down, across = _shifts(overlap)
-        # Room for what a shift pushes out at one side, so that it does not come in at the other.
-        size = (next_fast_len(SIDE + int(down.max()), real=True),) * 2
-        spectrum, energy = rfft2(first, size), _energy(first, down, across)
-        for other in others:
-            product = irfft2(spectrum * np.conj(rfft2(other, size)), size)[:, down, across]
-            norm = np.sqrt(energy * _energy(other, -down, -across))
-            best = np.maximum(best, np.divide(product, norm, out=np.zeros_like(product), where=norm > 0).max(axis=1))
+    best = np.zeros(len(others), np.float32)
+    turns = _turns(picture)
+    for start in range(0, len(others), TOGETHER):
+        block = slice(start, start + TOGETHER)
+        energy = _sums(others[block])
+        for overlap, turned in ((OVERLAP, turns[:1]), (OVERLAP_TURNED, turns[1:])):
+            best[block] = np.maximum(best[block], _best(turned, others[block], energy, overlap))
     return np.asarray(np.minimum(best, np.float32(1)))
 
 
-def _turns(pictures: Numbers) -> Iterator[Numbers]:
-    """Yield the pictures as they are, then turned and mirrored."""
-    for mirrored in (pictures, pictures[:, :, ::-1]):
-        for quarter in range(4):
-            yield np.rot90(mirrored, quarter, axes=(1, 2))
+def _best(turned: Numbers, others: Numbers, energy: npt.NDArray[np.float64], overlap: float) -> Numbers:
+    """Return the highest correlation (n,) of any of the turned pictures with each of the others."""
+    from scipy.fft import irfft2, next_fast_len, rfft2
+
+    down, across = _shifts(overlap)
+    # Room for what a shift pushes out at one side, so that it does not come in at the other.
+    size = (next_fast_len(SIDE + int(down.max()), real=True),) * 2
+    spectra = np.conj(rfft2(others, size))
+    lengths, own = np.sqrt(_energy(energy, -down, -across)), np.sqrt(_energy(_sums(turned), down, across))
+    best = np.zeros(len(others), np.float32)
+    for spectrum, length in zip(rfft2(turned, size), own, strict=True):
+        product, norm = irfft2(spectrum * spectra, size)[:, down, across], length * lengths
+        best = np.maximum(best, np.divide(product, norm, out=np.zeros_like(product), where=norm > 0).max(axis=1))
+    return best
+
+
+def _turns(picture: Numbers) -> Numbers:
+    """Return a picture as it is, then turned and mirrored, (8, SIDE, SIDE)."""
+    return np.stack([np.rot90(one, quarter) for one in (picture, picture[:, ::-1]) for quarter in range(4)])
 
 
 @cache
@@ -135,10 +138,15 @@ def _shifts(overlap: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
     return reach[rows], reach[columns]
 
 
-def _energy(pictures: Numbers, down: npt.NDArray[np.intp], across: npt.NDArray[np.intp]) -> Numbers:
-    """Sum the squares of each picture where it overlaps another one that is shifted so, (n, shifts)."""
+def _sums(pictures: Numbers) -> npt.NDArray[np.float64]:
+    """Sum the squares of each picture above and left of every corner of a pixel, (n, SIDE + 1, SIDE + 1)."""
     sums = np.zeros((len(pictures), SIDE + 1, SIDE + 1), np.float64)
     np.cumsum(np.cumsum(pictures.astype(np.float64) ** 2, axis=1), axis=2, out=sums[:, 1:, 1:])
+    return sums
+
+
+def _energy(sums: npt.NDArray[np.float64], down: npt.NDArray[np.intp], across: npt.NDArray[np.intp]) -> Numbers:
+    """Sum the squares of each picture, of which `_sums` are given, where another that is shifted so overlaps it."""
     top, bottom = np.maximum(down, 0), SIDE + np.minimum(down, 0)
     left, right = np.maximum(across, 0), SIDE + np.minimum(across, 0)
     inside = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]

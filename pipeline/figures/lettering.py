@@ -28,7 +28,7 @@ def one_line(text: str, longest: int = LONGEST) -> str:
     return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
 
 
-def wrapped(figure: "Figure", text: str, inches: float, size: float) -> list[str]:
+def wrapped(figure: "Figure", text: str, inches: float, size: float, weight: str = "normal") -> list[str]:
     """Break a text, of which 400 characters are shown, into lines of a width; at least one line.
 
     Args:
@@ -36,12 +36,13 @@ def wrapped(figure: "Figure", text: str, inches: float, size: float) -> list[str
         text: Any text.
         inches: The width.
         size: Of the letters, in points.
+        weight: `normal` or `bold`.
     """
     plain = one_line(text, 400)
     length = max(1, int(140 * inches / size))
     while True:
         lines = textwrap.wrap(plain, length) or [""]
-        widest = max(line_width(figure, line, size) for line in lines)
+        widest = max(line_width(figure, line, size, weight) for line in lines)
         if widest <= inches or length == 1:
             return lines
         length = max(1, min(length - 1, int(length * inches / widest)))
@@ -53,7 +54,7 @@ def fitted(
     inches: float,
     size: float,
     weight: str = "normal",
-    keep: Literal["start", "end"] = "start",
+    keep: Literal["start", "end", "both"] = "start",
 ) -> str:
     """Cut a text, on one line, to the width that it may take.
 
@@ -63,7 +64,8 @@ def fitted(
         inches: The width.
         size: Of the letters, in points.
         weight: `normal` or `bold`.
-        keep: Which end of a text that is too long stays: names tell most at their start, paths at their end.
+        keep: Which end of a text that is too long stays: titles tell most at their start, paths at their end; names
+            may differ in either.
 
     Returns:
         The text, or as much of it as fits with an ellipsis.
@@ -71,7 +73,8 @@ def fitted(
     plain = printable(text)
 
     def cut(length: int) -> str:
-        return f"{plain[:length].rstrip()}…" if keep == "start" else f"…{plain[len(plain) - length :].lstrip()}"
+        head = {"start": length, "end": 0, "both": (length + 1) // 2}[keep]
+        return f"{plain[:head].rstrip()}…{plain[len(plain) - length + head :].lstrip()}"
 
     low, high = 0, min(len(plain), 300)
     if len(plain) == high and line_width(figure, plain, size, weight) <= inches:

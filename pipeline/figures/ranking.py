@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-VERSION = 1  # of the drawing: raise it when pictures change, so that old ones are drawn anew
+VERSION = 2  # of the drawing: raise it when pictures change, so that old ones are drawn anew
 MOST = 60  # names that are shown
 WIDTH, MARGIN, GAP, ROW = 8.4, 0.14, 0.3, 0.3  # inches
 LONGEST = 2.4  # of names
 QUIET = "0.55"
-MEANING = (
-    "Left: the mean with its 95 % interval, and above it a dot for each run. Right: distance to the best name with "
-    "the 95 % interval of that difference, in which what is hard for both cancels out; red: more than noise after "
-    "Holm's correction, grey: within noise."
+LEFT = "Left: mean with its 95 % interval"
+DOTS = ", above it a dot for each run"
+RIGHTS = (
+    ". Right: distance to the best name with the 95 % interval of that difference, in which what is hard for both "
+    "cancels out. Red: more than noise after Holm's correction, grey: within noise. An interval is that of the pair "
+    "alone, not corrected: a grey one may leave out 0."
 )
 
 
@@ -82,7 +84,8 @@ def ranking_figure(ranks: Sequence[Rank], metric: str, title: str, *, points: bo
     figure = new_figure()
     lines = wrapped(figure, title, WIDTH - 2 * MARGIN, 10)
     left_out = f" {len(ranks) - len(shown)} names further behind are not shown." if len(ranks) > len(shown) else ""
-    note = wrapped(figure, MEANING + left_out, WIDTH - 2 * MARGIN, 7)
+    dots = DOTS if any(len(rank.runs) > 1 for rank in shown) else ""
+    note = wrapped(figure, LEFT + dots + RIGHTS + left_out, WIDTH - 2 * MARGIN, 7)
     names = [fitted(figure, rank.name, LONGEST, 9) for rank in shown]
     wide = max(line_width(figure, name, 9) for name in names) + 0.1
     above, below = 0.25 + 0.17 * len(lines), 0.6 + 0.13 * len(note)

@@ -13,21 +13,23 @@ from pipeline.figures.saving import draw_once
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VERSION = 1  # of the drawing: raise it when pictures change, so that old ones are drawn anew
+VERSION = 2  # of the drawing: raise it when pictures change, so that old ones are drawn anew
 WIDTH, SIDE, COUNTS, GAP, LEFT, MARGIN = 4.4, 3.5, 0.8, 0.12, 0.72, 0.14  # inches
 NOTE = (
-    "Black: share of images named rightly, by the probability of the class that was named; hatched: how far that is "
-    "from what the probability says. On the line both are the same. Below: how many images."
+    "Blue, up to the black line: share of images named rightly, by the probability of the class that was named; "
+    "hatched: how far that is from what the probability says. On the dashed line both are the same. Below, grey: how "
+    "many images. ECE: the mean of the hatched distances over all images."
 )
 
 
-def draw_reliability(found: Reliability, title: str, path: Path) -> Path:
+def draw_reliability(found: Reliability, title: str, path: Path, runs: int = 1) -> Path:
     """Draw a reliability diagram as PNG, with an SVG beside it, unless those there were drawn from the same figures.
 
     Args:
         found: See `reliability_figure`.
         title: See `reliability_figure`.
-        path: The file; it holds a digest of all the above.
+        path: The file; it holds a digest of all the above and the next.
+        runs: See `reliability_figure`.
 
     Returns:
         The file.
@@ -35,17 +37,19 @@ def draw_reliability(found: Reliability, title: str, path: Path) -> Path:
     Raises:
         NoRoom: The disk is full or read-only.
     """
-    content = ["reliability", VERSION, title]
+    content = ["reliability", VERSION, title, runs]
     content += [np.nan_to_num(some, nan=-1.0).tolist() for some in (found.images, found.confidence, found.accuracy)]
-    return draw_once(path, content, lambda: reliability_figure(found, title), vector=True)
+    return draw_once(path, content, lambda: reliability_figure(found, title, runs), vector=True)
 
 
-def reliability_figure(found: Reliability, title: str) -> "Figure":
+def reliability_figure(found: Reliability, title: str, runs: int = 1) -> "Figure":
     """Draw accuracy against confidence, bin by bin, and how many images are in each.
 
     Args:
         found: The bins.
         title: Drawn above; any text, taken as it is.
+        runs: How many runs the images in the bins are of; of several the error is not the mean of theirs, which the
+            picture says.
     """
     figure = new_figure()
     lines, note = (wrapped(figure, text, WIDTH - 2 * MARGIN, size) for text, size in ((title, 10), (NOTE, 7)))
@@ -71,7 +75,8 @@ def reliability_figure(found: Reliability, title: str) -> "Figure":
     )
     upper.hlines(right, places[held] - 0.46 / bins, places[held] + 0.46 / bins, colors="black", linewidth=2)
     upper.plot([0, 1], [0, 1], color="0.4", linewidth=0.9, linestyle=(0, (4, 2)))
-    upper.text(0.03, 0.95, f"ECE {found.error:.3f}", fontsize=9, va="top")
+    what = "ECE of all runs together" if runs > 1 else "ECE"
+    upper.text(0.03, 0.95, f"{what} {found.error:.4f}", fontsize=9, va="top")
     lower.bar(places, found.images, 0.92 / bins, color="0.6", linewidth=0)
     upper.set_ylabel("accuracy", fontsize=8.5)
     lower.set_ylabel("images", fontsize=8.5)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 Point: TypeAlias = tuple[int, float, float, float, tuple[float, ...]]
 """Training images of each class; mean accuracy, both ends of its 95 % interval; the accuracy of each run."""
 
-VERSION = 1  # of the drawing: raise it when pictures change, so that old ones are drawn anew
+VERSION = 2  # of the drawing: raise it when pictures change, so that old ones are drawn anew
 WIDTH, PANEL, LEFT, MARGIN = 5.6, 3.0, 0.7, 0.14  # inches
-NOTE = "Line: mean with its 95 % interval; a dot for each run. Every step to the right by the same length doubles."
+NOTE = "Line: mean with its 95 % interval; a dot for each run. Sizes stand on a scale of doublings."
 
 
 def draw_sizes(points: Sequence[Point], title: str, path: Path) -> Path:
@@ -57,6 +57,7 @@ def sizes_figure(points: Sequence[Point], title: str) -> "Figure":
     for size, each in zip(sizes, runs, strict=True):
         axes.scatter([size] * len(each), each, s=9, color="0.3", alpha=0.35, linewidths=0)
     axes.fill_between(sizes, lows, highs, color=RIGHT, alpha=0.18, linewidth=0)
+    axes.vlines(sizes, lows, highs, color=RIGHT, alpha=0.5, linewidth=1)
     axes.plot(sizes, means, "o-", color=RIGHT, linewidth=1.8, markersize=4.5)
     axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
     axes.xaxis.set_minor_locator(NullLocator())

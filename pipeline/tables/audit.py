@@ -1,6 +1,6 @@
 """What an audit found: the headline, the first near-duplicates and doubtful labels, and where all of them are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.printable import printable
-from pipeline.tables.printing import print_fitting, print_lines, print_notes
+from pipeline.tables.printing import print_lines, print_notes
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from pipeline.doubt import Audited
 
 SHOWN = 15
+NARROWEST = 12  # columns for a path or a class name, which goes on below, before a column of figures is left out
 PAIRS = ("image", "other image", "similarity", "parts", "labels", "cosine")
 LABELS = ("image", "label", "suggested", "own", "other", "part")
+NAMES = {"image", "other image", "label", "labels", "suggested"}
 
 
 def show_audit(result: "Audit", console: Console) -> None:
     """Say what was found, and draw the first of it."""
     print_lines(console, [_leak(result), _straddling(result), _labels(result)])
     if result.pairs:
-        print_fitting(console, PAIRS, partial(_pairs, result), least=3)
+        columns = _room(console, PAIRS, partial(_pairs, result))
+        console.print(_pairs(result, columns))
     if result.doubtful:
-        print_fitting(console, LABELS, partial(_doubtful, result), least=3)
-        print_lines(console, ["own, other: probability of the image's own label and of the suggested one"])
+        columns = _room(console, LABELS, partial(_doubtful, result))
+        console.print(_doubtful(result, columns))
+        print_lines(console, _legend(columns))
     print_notes(console, result.notes)
     if result.folder is not None:
         print_lines(console, [f"pictures and tables: {result.folder}"])
@@ -69,8 +73,25 @@ def _labels(result: "Audit") -> str:
     )
 
 
-def _pairs(result: "Audit", columns: Sequence[str]) -> Table:
-    table = _table(_title("near-duplicates", len(result.pairs)), columns)
+def _room(console: Console, columns: Sequence[str], draw: Callable[[Sequence[str], int], Table]) -> Sequence[str]:
+    """Return the columns that there is room for, at least three, once names are as narrow as they may be."""
+    unbounded = console.options.update(width=1000)
+    for count in range(len(columns), 3, -1):
+        if console.measure(draw(columns[:count], NARROWEST), options=unbounded).maximum <= console.width:
+            return columns[:count]
+    return columns[:3]
+
+
+def _legend(columns: Sequence[str]) -> list[str]:
+    if "own" not in columns:
+        return []
+    if "other" not in columns:
+        return ["own: probability of the image's own label"]
+    return ["own, other: probability of the image's own label and of the suggested one; the largest difference first"]
+
+
+def _pairs(result: "Audit", columns: Sequence[str], widest: int | None = None) -> Table:
+    table = _table(_title("near-duplicates", len(result.pairs)), columns, widest)
     for pair in result.pairs[:SHOWN]:
         parts, labels = ((pair.first.part, pair.second.part), (pair.first.label, pair.second.label))
         cells = (
@@ -85,8 +106,8 @@ def _pairs(result: "Audit", columns: Sequence[str]) -> Table:
     return table
 
 
-def _doubtful(result: "Audit", columns: Sequence[str]) -> Table:
-    table = _table(_title("doubtful labels", len(result.doubtful)), columns)
+def _doubtful(result: "Audit", columns: Sequence[str], widest: int | None = None) -> Table:
+    table = _table(_title("doubtful labels", len(result.doubtful)), columns, widest)
     for one in result.doubtful[:SHOWN]:
         cells = (
             _path(one.image),
@@ -100,11 +121,14 @@ def _doubtful(result: "Audit", columns: Sequence[str]) -> Table:
     return table
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
+def _table(title: str, columns: Sequence[str], widest: int | None) -> Table:
+    """Make an empty table; names go on below where they are wider than that, or than there is room for."""
     table = Table(title=title, title_justify="left")
     for heading in columns:
-        figure = heading in ("similarity", "cosine", "own", "other")
-        table.add_column(heading, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
+        if heading in NAMES:
+            table.add_column(heading, overflow="fold", max_width=widest)
+        else:
+            table.add_column(heading, justify="left" if heading.startswith("part") else "right", no_wrap=True)
     return table
 
 

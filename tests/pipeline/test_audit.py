@@ -1,21 +1,18 @@
-"""The audit finds what was planted in drawn scenes, and nothing else; the measure behind it keeps its laws."""
+"""The audit finds what was planted in drawn scenes, and nothing else, and writes where it may."""
 
 import csv
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from cache import CacheError, FeatureCache
+from cache import CacheError, FeatureCache, NoRoom
 from pipeline.audit import Audit, audit
-from pipeline.doubt import out_of_sample, suggestions
 from pipeline.errors import HeadError, ImageSetError, SplitError
 from pipeline.extraction import extract
-from pipeline.perceptual import centred, details, neighbours, resemblance, thumbnail
+from pipeline.progress import Silent
 from pipeline.scenes import draw_scene
 from tests.conftest import BASE, CLASSES, WEIGHTS
 
@@ -162,6 +159,35 @@ def test_nothing_is_written_into_the_image_set(cache: Path, drawn: Path) -> None
         audit(cache, split="60/20/20", out=drawn / "audit")
 
 
+@pytest.mark.parametrize("inside", [".", "x", "shards/x/y"])
+def test_nothing_is_written_into_the_cache(cache: Path, inside: str) -> None:
+    before = sorted(cache.rglob("*"))
+    with pytest.raises(CacheError) as refused:
+        audit(cache, split="60/20/20", out=cache / inside)
+    assert str(cache / inside) in str(refused.value)
+    assert f"the cache {cache}" in str(refused.value)
+    assert sorted(cache.rglob("*")) == before
+
+
+def test_a_folder_that_holds_the_cache_is_none_of_its_own(cache: Path) -> None:
+    assert audit(cache, split="60/20/20", out=cache.parent).folder == cache.parent
+    assert (cache.parent / "near-duplicates.csv").exists()
+
+
+class Idle(Silent):
+    """No work may begin."""
+
+    def steps(self, label: str, total: int, unit: str) -> NoReturn:
+        """Fail."""
+        raise AssertionError(f"{label} began")
+
+
+@pytest.mark.parametrize("out", ["/proc/audit/deep", "/proc", "/etc/passwd/audit"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(cache: Path, out: str) -> None:
+    with pytest.raises(NoRoom, match=rf"{out} (cannot be made or written to|could not be written)"):
+        audit(cache, split="60/20/20", out=out, progress=Idle())
+
+
 @pytest.mark.parametrize("similarity", [0, -0.5, 1.1, float("nan")])
 def test_a_similarity_out_of_range_is_refused(cache: Path, similarity: float) -> None:
     with pytest.raises(HeadError, match="above 0 and at most 1"):
@@ -201,111 +227,3 @@ def test_classes_of_one_or_two_images_are_skipped_or_judged(images: Path, tmp_pa
     assert result.notes == ("labels of classes with a single image cannot be judged: beach", UNTRAINED)
     assert result.tested == 0
     assert result.accuracy is not None
-
-
-# The measure
-
-TURNS = [None, *Image.Transpose]
-
-
-@given(name=st.sampled_from(CLASSES), seed=st.integers(0, 50), turn=st.sampled_from(TURNS))
-@settings(max_examples=20)
-def test_an_image_and_its_own_turn_are_the_same(name: str, seed: int, turn: Image.Transpose | None) -> None:
-    image = draw_scene(name, seed, 64)
-    turned = image if turn is None else image.transpose(turn)
-    first, second = details(np.stack([thumbnail(image), thumbnail(turned)]))
-    assert resemblance(first[None], second[None])[0] == pytest.approx(1, abs=1e-4)
-
-
-@given(seeds=st.lists(st.integers(0, 50), min_size=2, max_size=2), names=st.tuples(*[st.sampled_from(CLASSES)] * 2))
-@settings(max_examples=20)
-def test_the_order_of_two_images_makes_no_difference(seeds: list[int], names: tuple[str, str]) -> None:
-    looks = details(np.stack([thumbnail(draw_scene(*one, 64)) for one in zip(names, seeds, strict=True)]))
-    there, back = resemblance(looks[:1], looks[1:]), resemblance(looks[1:], looks[:1])
-    assert there == pytest.approx(back, abs=1e-4)
-    assert 0 <= there[0] <= 1
-
-
-def test_a_shifted_cut_of_the_same_ground_is_alike_and_other_ground_is_not() -> None:
-    ground, other = draw_scene("parkinglot", 0, 256), draw_scene("parkinglot", 1, 256)
-    cuts = [ground.crop((0, 0, 192, 192)), ground.crop((64, 30, 256, 222)), other.crop((0, 0, 192, 192))]
-    looks = details(np.stack([thumbnail(cut) for cut in cuts]))
-    same, different = resemblance(looks[[0, 0]], looks[[1, 2]])
-    assert same > 0.8 > different
-
-
-def test_what_shows_nothing_is_like_nothing() -> None:
-    grey = np.full((1, 64, 64), 128, np.uint8)
-    noise = np.random.default_rng(0).integers(127, 129, (1, 64, 64)).astype(np.uint8)
-    for blank in (details(grey), details(noise)):
-        assert not blank.any()
-        assert resemblance(blank, blank) == [0]
-    assert resemblance(details(grey[:0]), details(grey[:0])).shape == (0,)
-
-
-@given(
-    shape=st.tuples(st.integers(2, 40), st.integers(1, 8)),
-    block=st.integers(1, 500),
-    count=st.integers(1, 6),
-)
-def test_the_size_of_blocks_changes_no_neighbour(shape: tuple[int, int], block: int, count: int) -> None:
-    rows = centred(np.random.default_rng(shape[0]).normal(size=shape).astype(np.float32))
-
-    def of_all(size: int) -> list[list[float]]:
-        found = np.concatenate([found for _, found in neighbours(rows, count, size)])
-        return [sorted((rows[row] @ rows[others].T).tolist()) for row, others in enumerate(found)]
-
-    np.testing.assert_allclose(of_all(block), of_all(10**6), atol=1e-5)
-
-
-def test_no_image_is_its_own_neighbour() -> None:
-    rows = centred(np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32))
-    for start, others in neighbours(rows, 8, 30):
-        for row, found in enumerate(others, start):
-            assert sorted(found) == [other for other in range(9) if other != row]
-
-
-# Doubt
-
-
-@given(st.integers(0, 100))
-def test_a_suggestion_is_likelier_than_the_label_and_sure_enough(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    probabilities, codes = rng.dirichlet(np.ones(4) / 2, 60), np.arange(60) % 4
-    means = [probabilities[codes == code, code].mean() for code in range(4)]
-    for row, (own, other) in enumerate(zip(codes, suggestions(probabilities, codes), strict=True)):
-        doubts = [one for one in range(4) if probabilities[row, one] > probabilities[row, own]]
-        sure = [one for one in doubts if probabilities[row, one] >= means[one]]
-        assert other == (max(sure, key=lambda one: probabilities[row, one]) if sure else own)
-
-
-def test_probabilities_are_from_models_that_did_not_see_the_image() -> None:
-    rng = np.random.default_rng(0)
-    rows, codes = rng.normal(size=(60, 400)).astype(np.float32), np.arange(60) % 3
-    probabilities = out_of_sample(rows, codes)
-    assert probabilities.sum(axis=1) == pytest.approx(np.ones(60))
-    assert (probabilities.argmax(axis=1) == codes).mean() < 0.6, "400 numbers tell 60 images apart only by heart"
-
-
-@pytest.mark.real
-@pytest.mark.slow
-def test_the_papers_split_keeps_near_duplicates_of_uc_merced_together(
-    real_data: Path, real_weights: Path, tmp_path: Path
-) -> None:
-    weights = str(real_weights / "mobilenet_v2-imagenet-base.safetensors")
-    extract(real_data / "ucmerced", tmp_path / "cache", base="mobilenet_v2", weights=weights, device="cpu")
-    result = audit(tmp_path / "cache", split="paper")
-    assert [(Path(pair.first.path).stem, Path(pair.second.path).stem) for pair in result.pairs] == [
-        ("airplane01", "airplane02"),
-        ("sparseresidential52", "sparseresidential55"),
-        ("tenniscourt37", "tenniscourt44"),
-        ("parkinglot24", "parkinglot36"),
-        ("baseballdiamond41", "baseballdiamond45"),
-        ("parkinglot20", "parkinglot28"),
-    ]
-    assert (result.leaked, result.tested) == (0, 210)
-    assert [pair.identical for pair in result.pairs] == [True] + [False] * 5
-    assert not any(pair.straddles for pair in result.pairs)
-    assert ("intersection/intersection92.jpg", "overpass") in {
-        (one.image.path, one.suggested) for one in result.doubtful
-    }

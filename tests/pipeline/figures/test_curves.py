@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.figures import curves_figure, draw_curves, save_figure
 from pipeline.figures.curves import ABREAST, KINDS, History
-from pipeline.run import find_runs
+from pipeline.run_places import find_runs
 
 
 def history(seed: int, epochs: int = 15, validated: bool = True) -> History:

@@ -35,6 +35,10 @@ def test_either_end_may_stay() -> None:
     text = "".join(f"{number} " for number in range(100))
     assert text.startswith(fitted(figure, text, 2, 8)[:-1])
     assert text.endswith(fitted(figure, text, 2, 8, keep="end")[1:])
+    start, end = fitted(figure, text, 2, 8, keep="both").split("…")
+    assert text.startswith(start)
+    assert text.endswith(end)
+    assert abs(len(start) - len(end)) <= 2
 
 
 def test_resolution_does_not_matter() -> None:
@@ -43,12 +47,12 @@ def test_resolution_does_not_matter() -> None:
 
 
 @settings(max_examples=50)
-@given(text=TEXTS, inches=st.floats(1, 9))
-def test_wrapped_lines_fit_and_hold_all_words(text: str, inches: float) -> None:
+@given(text=TEXTS, inches=st.floats(1, 9), weight=st.sampled_from(["normal", "bold"]))
+def test_wrapped_lines_fit_and_hold_all_words(text: str, inches: float, weight: str) -> None:
     figure = new_figure()
-    lines = wrapped(figure, text, inches, 10)
+    lines = wrapped(figure, text, inches, 10, weight)
     assert lines
-    assert all(line_width(figure, line, 10) <= inches for line in lines)
+    assert all(line_width(figure, line, 10, weight) <= inches for line in lines)
     assert "".join("".join(lines).split()) == "".join(one_line(text, 400).split())
 
 

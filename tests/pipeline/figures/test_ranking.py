@@ -1,5 +1,6 @@
 """The ranking as a picture: every name, whatever it is called, and what is noise in grey."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +37,10 @@ def test_very_many_names_are_cut_and_any_name_is_drawn(tmp_path: Path) -> None:
     draw_ranking(ranks[:2], "accuracy", "title $y", file)
     assert file.stat().st_mtime_ns > before
     assert file.with_suffix(".svg").exists()
+
+
+def test_dots_are_explained_where_there_are_any() -> None:
+    for ranks, dots in (([rank("best")], True), ([replace(rank("best"), runs=(0.9,))], False)):
+        note = " ".join(text.get_text().replace("\n", " ") for text in ranking_figure(ranks, "accuracy", "").texts)
+        assert ("a dot for each run" in note) == dots
+        assert "not corrected: a grey one may leave out 0" in note

@@ -24,3 +24,12 @@ def test_bars_are_the_bins_and_reach_from_accuracy_to_confidence(tmp_path: Path)
     before = file.stat().st_mtime_ns
     assert draw_reliability(found, "title $x", file).stat().st_mtime_ns == before
     assert file.with_suffix(".svg").exists()
+
+
+def test_an_error_of_several_runs_says_so(tmp_path: Path) -> None:
+    found = reliability(np.array([0.95, 0.97, 0.5]), np.array([True, False, True]))
+    words = [reliability_figure(found, "title", runs).axes[0].texts[0].get_text() for runs in (1, 2)]
+    assert words == [f"ECE {found.error:.4f}", f"ECE of all runs together {found.error:.4f}"]
+    file = draw_reliability(found, "title", tmp_path / "reliability.png")
+    before = file.stat().st_mtime_ns
+    assert draw_reliability(found, "title", file, runs=2).stat().st_mtime_ns > before

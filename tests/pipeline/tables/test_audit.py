@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.audit import Audit, NearDuplicate
+from pipeline.audit import Audit
 from pipeline.doubt import Audited, DoubtfulLabel
+from pipeline.near_duplicates import NearDuplicate
 from pipeline.tables.audit import show_audit
 
 
@@ -74,7 +75,30 @@ def test_a_narrow_terminal_gets_fewer_columns_but_whole_figures(width: int) -> N
     text = said(RESULT, width)
     assert "…" not in text
     assert "0.875" in text
+    assert ("train / test" in text) == (width >= 60)
     assert ("cosine" in text) == (width > 100)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_long_names_go_on_below_before_figures_are_left_out(width: int) -> None:
+    label, suggested = "a_very_long_name_of_a_class_" * 3, "another_very_long_name_of_a_class_" * 3
+    one = DoubtfulLabel(Audited(f"{label}/1.png", label, "unused"), suggested, 0.0625, 0.9375)
+    text = said(replace(RESULT, pairs=(), doubtful=(one,)), width)
+    assert all(len(line) <= width for line in text.splitlines() if line.startswith(("│", "┃")))
+    table = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
+    image, own, other = ("".join(cell.strip() for cell in column) for column in list(zip(*table, strict=True))[:3])
+    assert (image, own, other) == (f"{label}/1.png", label, suggested)
+    for figure, least in (("0.062", 60), ("0.938", 80), ("unused", 80)):
+        assert (figure in text) == (width >= least)
+
+
+def test_what_is_not_shown_is_not_explained() -> None:
+    both, own = "own, other: probability of the image's own label and", "own: probability of the image's own label\n"
+    assert [(both in said(RESULT, width), own in said(RESULT, width)) for width in (40, 45, 80)] == [
+        (False, False),
+        (False, True),
+        (True, False),
+    ]
 
 
 def test_fifteen_of_each_are_shown() -> None:
