@@ -16,6 +16,7 @@ from pipeline.wording import METRICS as METRIC_TEXTS
 from pipeline.wording import counted
 
 FEW = 5  # splits, below which a note says so
+MOST_TOLD = 15  # pairs
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class Comparison:
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
     picture: Path | None = None
+
+    @property
+    def told(self) -> tuple[Pair, ...]:
+        """The pairs that are told in sentences: all, or of very many those of the best, which say what to choose."""
+        few = len(self.pairs) <= MOST_TOLD
+        return tuple(pair for pair in self.pairs if few or pair.first == self.names[0].name)
 
 
 def compare(

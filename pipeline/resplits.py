@@ -9,7 +9,7 @@ from pipeline.errors import SplitError
 from pipeline.split import DEFAULT_DRAW, DRAW, Split, make_split, notes_of_split, part_digest, some
 
 # How a split says that it was drawn, and that only so many images of each class are trained on.
-DRAWN = re.compile(rf"(?P<shares>{DRAW.pattern}), seed (?P<seed>\d+)")
+DRAWN = re.compile(rf"(?P<shares>{DRAW.pattern}), seed (?P<seed>\d+)(?P<rest>(?:, .*)?)")
 FEWER = re.compile(
     r"(?P<split>.*), (?P<each>\d+) training images of each class(, drawn with seed (?P<seed>\d+))?", re.DOTALL
 )

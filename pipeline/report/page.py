@@ -18,17 +18,18 @@ from pipeline.report.maps import FeatureMap
 from pipeline.report.palette import DARK, LIGHT, MAP_COLOURS, STRONGEST, variables
 from pipeline.report.provenance import Made, commands, machines, made, versions
 from pipeline.report.thumbnails import Thumbnails
-from pipeline.wording import amount_text, counted, ends_text, p_text, pair_text
+from pipeline.wording import amount_text, counted, detectable_text, ends_text, noise_text, p_text, pair_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from pipeline.comparison import Comparison, Standing
+    from pipeline.comparison import Comparison, Pair, Standing
     from pipeline.outcomes import Outcome
 
 MARK = '<meta name="generator" content="manyheads report">'  # by which a page of ours is known again
 SCRIPT, STYLE = "report.js", "report.css"
-MOST_PAIRS = 15  # that are said in sentences; of more, those of the best name
+MOST_CLASSES = 60  # of a confusion matrix; of more, the most frequent mistakes are listed instead
+BESIDE, INSTEAD = 10, 30  # mistakes that are listed beside a matrix, and instead of one
 PER_MILLE = 1000  # probabilities are rounded to this
 
 
@@ -88,10 +89,12 @@ def render(content: Content) -> str:
         sentences=_sentences(content.comparison),
         pairs=_pairs(content.comparison),
         all_pairs=len(pairs),
+        few_pairs=content.comparison.told == pairs,
         methods=list(dict.fromkeys(pair.method for pair in pairs)),
         curves=[curves_svg([run.history for run in one.runs], f"c{n}") for n, one in enumerate(content.outcomes)],
         names=[printable(standing.name) for standing in names],
-        classes=[printable(name) for name in content.answered.classes],
+        classes=len(content.answered.classes),
+        most_classes=MOST_CLASSES,
         maps=[(printable(one.title), one.layouts is not None, one.note) for one in content.maps],
         pictures_note=printable(content.pictures.note),
         made=[_row(made(outcome)) for outcome in content.outcomes],
@@ -132,12 +135,26 @@ def headline(comparison: "Comparison") -> str:
     if not others:
         share = comparison.names[0].figure.value
         return f"{best} names {share:.1%} of the {comparison.part} images rightly".replace("%", " %")
-    level = [printable(pair.second) for pair in comparison.pairs[: len(others)] if not pair.shown]
+    pairs = comparison.pairs[: len(others)]  # those of the best name
+    level = [printable(pair.second) for pair in pairs if not pair.shown and _is_level(pair)]
+    close = [printable(pair.second) for pair in pairs if not pair.shown and not _is_level(pair)]
+    ahead = f"{_listed([best, *level]) if len(level) <= 3 else f'{best} and {len(level)} others'} are level"
+    if close:
+        who = _listed(close) if len(close) <= 3 else f"{len(close)} others"
+        return f"{ahead}, and {who} may be as good" if level else f"{best} is ahead, but {who} may be as good"
     if not level:
         return f"{best} is better than {others[0] if len(others) == 1 else 'all others'}"
-    listed = ", ".join(level[:-1]) + " and " + level[-1] if 1 < len(level) <= 3 else level[0]
-    who = listed if len(level) <= 3 else f"{len(level)} others"
-    return f"{best} is ahead, but {who} may be as good"
+    behind = [name for name in others if name not in level]
+    return ahead + (f", ahead of {behind[0] if len(behind) == 1 else 'all others'}" if behind else "")
+
+
+def _is_level(pair: "Pair") -> bool:
+    return amount_text("accuracy", pair.difference.value) == "0.0 points"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def scale_of(names: Sequence["Standing"], outcomes: Sequence["Outcome"]) -> tuple[float, float, list[float]]:
@@ -194,9 +211,7 @@ def _ranks(content: Content) -> list[dict[str, Any]]:
 
 def _sentences(comparison: "Comparison") -> list[tuple[bool, str]]:
     """Say which of each pair is better, and whether that is more than noise."""
-    few = len(comparison.pairs) <= MOST_PAIRS
-    shown = [pair for pair in comparison.pairs if few or pair.first == comparison.names[0].name]
-    return [(pair.shown, printable(pair_text(pair, comparison))) for pair in shown]
+    return [(pair.shown, printable(pair_text(pair, comparison))) for pair in comparison.told]
 
 
 def _pairs(comparison: "Comparison") -> list[dict[str, Any]]:
@@ -208,8 +223,8 @@ def _pairs(comparison: "Comparison") -> list[dict[str, Any]]:
             "interval": ends_text(comparison.metric, pair.difference.low, pair.difference.high),
             "p": p_text(pair.difference.p),
             "adjusted": p_text(pair.adjusted),
-            "detectable": amount_text(comparison.metric, pair.detectable),
-            "shown": pair.shown,
+            "detectable": detectable_text(comparison.metric, pair.detectable),
+            "verdict": noise_text(pair.shown),
         }
         for pair in comparison.pairs
     ]
@@ -226,6 +241,9 @@ def _data(content: Content) -> dict[str, Any]:
     return {
         "classes": [printable(name) for name in answered.classes],
         "names": [printable(standing.name) for standing in content.comparison.names],
+        "part": content.comparison.part,
+        "matrix": len(answered.classes) <= MOST_CLASSES,
+        "mistakes": BESIDE if len(answered.classes) <= MOST_CLASSES else INSTEAD,
         "total": answered.total,
         "paths": [printable(path) for path in answered.paths],
         "labels": answered.labels.tolist(),
@@ -244,6 +262,7 @@ def _run(one: Answers, several: bool, whole: bool) -> dict[str, Any]:
     every = whole and one.images.tolist() == list(range(len(one.images)))
     return {
         "name": one.name,
+        "split": one.split,
         "label": f"split {one.split + 1}, {seed}" if several else seed,
         "images": None if every else one.images.tolist(),  # None: all of them, in order
         "named": one.named.tolist(),

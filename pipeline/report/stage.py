@@ -90,8 +90,13 @@ def _require_replaceable(path: Path, force: bool) -> None:
     """Refuse to take the place of what is no report.
 
     Raises:
-        RunError: It is a folder, or another file and `force` is not set.
+        RunError: It is no file's name, a folder, or another file and `force` is not set.
     """
+    name = "Name the file that the report goes to, such as `-o report.html`."
+    if path == Path():
+        raise RunError(f"An empty name, or `.`, is no file. {name}")
+    if path == Path("-"):
+        raise RunError(f"A report is a file and is not written to standard output. {name}")
     if path.is_dir():
         raise RunError(f"{path} is a folder. Name the file that the report goes to, such as {path / 'report.html'}.")
     if force or not path.exists():

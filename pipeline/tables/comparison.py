@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 NAMES = ("95 %", "seeds", "between seeds", "splits", "between splits")
 PAIRS = ("difference", "p, Holm", "95 %", "p", "detectable", "")
-MOST = 15  # pairs that are shown; all of them with --json
 
 
 def show_comparison(result: "Comparison", console: Console) -> None:
@@ -37,8 +36,7 @@ def show_comparison(result: "Comparison", console: Console) -> None:
     metric = METRICS[result.metric]
     several = any(len(standing.fits) > 1 for standing in result.names)
     print_fitting(console, NAMES if several else NAMES[:3], partial(_ranking, result), least=2)
-    # Of very many, those with the best name tell what to choose.
-    shown = [pair for pair in result.pairs if len(result.pairs) <= MOST or pair.first == result.names[0].name]
+    shown = result.told
     print_fitting(console, PAIRS, partial(_pairs, result, shown), least=2)
     print_lines(console, [pair_text(pair, result) for pair in shown])
     if len(shown) < len(result.pairs):

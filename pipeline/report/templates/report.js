@@ -3,7 +3,6 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { classes, names, paths, labels, runs } = data;
-  const GRID = 60; // classes of the largest matrix that is drawn
   const PAGE = 48; // images that a gallery shows at once
   const SHAPES = ["M-9 0a9 9 0 1 0 18 0a9 9 0 1 0-18 0Z", "M-8-8H8V8H-8Z", "M0-11 10 8H-10Z", "M0-11 10 0 0 11-10 0Z"];
   const every = (count) => [...Array(count).keys()];
@@ -43,7 +42,29 @@
   }
   const runsOf = names.map((_, name) => every(runs.length).filter((run) => runs[run].name === name));
   const answers = (some, image) => some.map((run) => answer(run, image)).filter((one) => one !== null);
+  const splitsOf = (some) => new Set(some.map((run) => runs[run].split)).size;
+  function held(image) { // in how many splits it is of this part, where that is not in all
+    const own = splitsOf(answers(every(runs.length), image).map((one) => one.run)), all = splitsOf(every(runs.length));
+    return own < all ? `a ${data.part} image in ${own} of ${all} splits` : "";
+  }
   const missed = labels.map((_, image) => mean(answers(every(runs.length), image).map((one) => Number(!one.right))));
+
+  // Names may break behind a sign such as _ and within long words, never before a lone last letter.
+  const WORDS = /[([{]*[\p{L}\p{M}\p{N}]+(?:(?![([{])[^\p{L}\p{M}\p{N}])*|[^\p{L}\p{M}\p{N}]+/gu, LONG = 12;
+  function breakable(name) {
+    const parts = (name.match(WORDS) || []).flatMap((word) => {
+      const letters = word.match(/^\P{M}*$/u) ? [...word] : [word], pieces = Math.ceil(letters.length / LONG);
+      return every(pieces).map((n) => letters.slice(Math.round(n * letters.length / pieces), Math.round((n + 1) * letters.length / pieces)).join(""));
+    });
+    return parts.flatMap((part, n) => (n ? [el("wbr"), part] : [part]));
+  }
+  document.querySelectorAll(".name").forEach((one) => one.replaceChildren(...breakable(one.textContent)));
+
+  // What is larger than its place scrolls there, and the page says so.
+  const measure = (place) => place.classList.toggle("cut", // a pixel may be lost to rounding
+    place.scrollWidth > place.clientWidth + 1 || place.scrollHeight > place.clientHeight + 1);
+  const measured = new ResizeObserver((changes) => changes.forEach((change) => measure(change.target)));
+  document.querySelectorAll(".sideways, .legend").forEach((place) => measured.observe(place));
 
   // --- One image ---
   function picture(image) {
@@ -62,7 +83,7 @@
       const tally = new Map();
       misses.forEach((one) => tally.set(one.named, [...(tally.get(one.named) || []), one.sure]));
       const [named, sure] = [...tally].sort((a, b) => b[1].length - a[1].length || a[0] - b[0])[0];
-      wrong.push(`✗ ${names[name]}: ${classes[named]} ${chance(mean(sure))}${times}`);
+      wrong.push(["✗ ", breakable(names[name]), ": ", breakable(classes[named]), ` ${chance(mean(sure))}${times}`]);
     }
     const more = wrong.length > 4 ? `✗ and ${wrong.length - 3} names more` : null;
     const shown = more ? [...wrong.slice(0, 3), more] : wrong;
@@ -76,7 +97,8 @@
   function shot(image, some) {
     return el("button", { type: "button", class: "shot", "data-image": image, onclick: () => open(image) },
       picture(image),
-      el("span", {}, el("b", {}, classes[labels[image]]), lines(image, some), el("span", { class: "path" }, paths[image].split("/").pop())));
+      el("span", {}, el("b", {}, classes[labels[image]]), lines(image, some), el("span", { class: "path" }, paths[image].split("/").pop()),
+        held(image) ? el("span", { class: "path" }, held(image)) : null));
   }
 
   function drawGallery(place, images, some, page = PAGE) {
@@ -105,11 +127,12 @@
       el("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"),
       picture(image),
       el("p", { class: "path" }, paths[image]),
-      el("p", {}, `Missed by ${percent(missed[image])} of ${count(answers(every(runs.length), image).length, "run")}.`),
+      el("p", {}, `Missed by ${percent(missed[image])} of ${count(answers(every(runs.length), image).length, "run")}${held(image) && `: it is ${held(image)}`}.`),
       el("div", { class: "sideways", role: "region", tabindex: 0, "aria-labelledby": "one-title" }, el("table", { class: "plain" },
         el("thead", {}, el("tr", {}, heads.map((head, n) => el("th", { scope: "col", class: n > 2 ? "number" : null }, head)))),
         el("tbody", {}, answers(every(runs.length), image).map(row)))));
     dialog.showModal();
+    measure(dialog.querySelector(".sideways"));
   }
 
   // --- Name by name ---
@@ -136,10 +159,6 @@
   function drawMatrix(cells, some) {
     const said = byId("confusion-said"), place = byId("confusion");
     said.textContent = "";
-    if (classes.length > GRID) {
-      place.replaceChildren(el("p", { class: "note" }, `${classes.length} classes are too many for a matrix on a page; the most frequent mistakes are listed.`));
-      return;
-    }
     const cell = (row, column) => {
       const number = cells[row][column], share = number / (sum(cells[row]) || 1);
       return el("td", {}, el("button", {
@@ -169,6 +188,7 @@
       event.preventDefault();
     });
     place.replaceChildren(table);
+    measure(place);
   }
 
   function rove(from, to) {
@@ -178,9 +198,11 @@
   }
 
   function drawMistakes(cells, some) {
-    const pairs = classes.flatMap((_, row) => classes.map((_, column) => [row, column]))
+    const kinds = classes.flatMap((_, row) => classes.map((_, column) => [row, column]))
       .filter(([row, column]) => row !== column && cells[row][column] > 0)
-      .sort((a, b) => cells[b[0]][b[1]] - cells[a[0]][a[1]]).slice(0, classes.length > GRID ? 60 : 10);
+      .sort((a, b) => cells[b[0]][b[1]] - cells[a[0]][a[1]]);
+    const pairs = kinds.slice(0, data.mistakes), cut = pairs.length < kinds.length;
+    byId("mistakes-said").textContent = cut ? `${pairs.length} of ${kinds.length} kinds of mistake, the most frequent first.` : "";
     byId("mistakes").replaceChildren(...(pairs.length ? pairs.map(([row, column]) => el("li", {}, el("button", {
       type: "button", onclick: () => show({ truth: row, named: column, name: detail.name.value, run: detail.run.value }),
     }, `${classes[row]} named ${classes[column]}: ${brief(cells[row][column])}`))) : [el("li", {}, "None.")]));
@@ -188,15 +210,18 @@
 
   function drawClasses(some) {
     const tables = some.map((run) => matrix([run]));
-    const bar = (share, colour) => el("td", {}, el("span", { class: "bar" },
-      el("span", { "--share": share, "--fill": `var(--${colour})` }), percent(share)));
+    // The mean over the runs that have any; a share of nothing is none.
+    const bar = (hits, all, colour) => {
+      const shares = hits.map((hit, n) => hit / all[n]).filter((share) => !Number.isNaN(share)), share = mean(shares);
+      if (!shares.length) return el("td", {}, "–");
+      return el("td", {}, el("span", { class: "bar" }, el("span", { "--share": share, "--fill": `var(--${colour})` }), percent(share)));
+    };
     byId("classes").replaceChildren(...classes.map((name, own) => {
       const held = tables.map((cells) => sum(cells[own]));
       const named = tables.map((cells) => sum(cells.map((row) => row[own])));
       const hits = tables.map((cells) => cells[own][own]);
-      return el("tr", {}, el("th", { scope: "row" }, name),
-        bar(mean(hits.map((hit, n) => hit / (held[n] || 1))), "right"),
-        bar(mean(hits.map((hit, n) => hit / (named[n] || 1))), "train"),
+      return el("tr", {}, el("th", { scope: "row" }, breakable(name)),
+        bar(hits, held, "right"), bar(hits, named, "train"),
         el("td", { class: "number" }, brief(mean(held))));
     }));
   }
@@ -218,15 +243,18 @@
         text(x(tick), 288, String(tick)), text(36, y(tick) + 4, String(tick), "end")]),
       bins.map((bin, n) => (bin.images ? [
         svg("rect", { x: x(n / bins.length) + 1.5, y: y(bin.right), width: 400 / bins.length - 3, height: 240 * bin.right, fill: "var(--right)", "fill-opacity": 0.75 },
-          svg("title", {}, `confidence up to ${((n + 1) / bins.length).toFixed(2)}: ${bin.images} images, accuracy ${bin.right.toFixed(2)}`)),
-        svg("text", { x: x((n + 0.5) / bins.length), y: y(bin.right) - 4, "text-anchor": "middle", "font-size": 9.5 }, String(bin.images))] : [])),
+          svg("title", {}, `confidence up to ${((n + 1) / bins.length).toFixed(2)}: ${bin.images} images, accuracy ${bin.right.toFixed(2)}`))] : [])),
       svg("path", { d: `M${x(0)} ${y(0)}L${x(1)} ${y(1)}`, stroke: "var(--ink)", "stroke-width": 1.5, "stroke-dasharray": "5 4", fill: "none" }),
+      // After the line, with a halo, so that it strikes none of them through.
+      bins.map((bin, n) => (bin.images ? [svg("text", {
+        class: "count", x: x((n + 0.5) / bins.length), y: y(bin.right) - 4, "text-anchor": "middle", "font-size": 9.5,
+      }, String(bin.images))] : [])),
       text(x(0.5), 306, "confidence"), text(x(0), 16, "accuracy", "start")));
   }
 
   function drawDetail() {
     const some = chosenRuns(Number(detail.name.value), detail.run.value), cells = matrix(some);
-    drawMatrix(cells, some);
+    if (data.matrix) drawMatrix(cells, some);
     drawMistakes(cells, some);
     drawClasses(some);
     drawTrust(some);
@@ -352,6 +380,9 @@
   }
   function drawLegend() {
     const present = new Set(data.maps[Number(map.which.value)].images.map((image) => labels[image]));
+    const markers = data.colours * SHAPES.length, used = new Set([...present].map((label) => label % markers));
+    byId("legend-title").textContent = "Press a class to see it alone."
+      + (used.size < present.size ? ` There are ${markers} markers for ${present.size} classes, so some classes share one.` : "");
     byId("legend").replaceChildren(...every(classes.length).filter((label) => present.has(label)).map((label) => el("li", {}, el("button", {
       type: "button", "aria-pressed": String(alone === label), onclick: (event) => {
         alone = alone === label ? null : label;
@@ -360,6 +391,7 @@
         drawMap();
       },
     }, svg("svg", { viewBox: "-12 -12 24 24", "aria-hidden": "true" }, svg("path", { d: shape(label), fill: colour(label) })), classes[label]))));
+    measure(byId("legend"));
   }
   function chooseMap() {
     const one = data.maps[Number(map.which.value)];

@@ -15,6 +15,8 @@ from pipeline.scenes import draw_scene
 from tests.conftest import BASE, WEIGHTS
 
 ODD = ('<img src=x onerror=alert(1)>&"class', "<script>alert(1)<&script>")  # no file name can hold a slash
+LONG = "a-name-of-sixty-six-letters_that-has-(brackets)_andnothingtobreakat"
+MANY = 61  # classes, one more than a matrix has
 ODD_FILE = 'it\'s "so" <b onmouseover=alert(1)>{{ 7 * 7 }}.png'
 
 
@@ -44,6 +46,28 @@ def odd_reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit_head(root / "cache", root / "runs", head="mlp", seeds=(0, 1), epochs=1, split="50/25/25", jobs=1)
     fit_head(root / "cache", root / "runs", head="knn", split="50/25/25", jobs=1)
     return report(root / "runs", on="train", out=root / "report.html").path
+
+
+@pytest.fixture(scope="session")
+def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on more classes than a matrix has, of names as long as names get; do not write to them."""
+    root = tmp_path_factory.mktemp("many")
+    labels = ["baseballdiamond", "mediumresidential", LONG, *(f"class {number:02d}" for number in range(MANY - 3))]
+    for place, label in enumerate(labels):
+        (root / "images" / label).mkdir(parents=True)
+        for number in range(5):
+            scene = ("beach", "forest", "parkinglot")[place % 3]
+            draw_scene(scene, 5 * place + number, 64).save(root / "images" / label / f"{number}.png")
+    extract(root / "images", root / "cache", base=BASE, weights=WEIGHTS, device="cpu")
+    for name, neighbours in (("knn", 5), (LONG, 9)):
+        fit_head(root / "cache", root / "runs", head="knn", name=name, split="3/1/1", n_neighbors=neighbours, jobs=1)
+    return root / "runs"
+
+
+@pytest.fixture(scope="session")
+def many_reported(many_runs: Path) -> Path:
+    """A report of `many_runs` on their training images; do not write to it."""
+    return report(many_runs, on="train", out=many_runs.parent / "report.html").path
 
 
 @pytest.fixture(scope="session")

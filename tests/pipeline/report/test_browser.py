@@ -1,17 +1,26 @@
 """The page in a real browser: every view shows what the stored predictions say, by mouse and by keyboard."""
 
+import base64
 import csv
+import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page
 
+from cache import FeatureCache
 from pipeline.comparison import compare
+from pipeline.fitting import fit_head
 from pipeline.report import report
-from tests.pipeline.report.conftest import ODD, ODD_FILE, Opener
+from pipeline.report.thumbnails import SIDE
+from tests.conftest import CLASSES
+from tests.pipeline.report.conftest import LONG, MANY, ODD, ODD_FILE, Opener
 
 Stored: TypeAlias = Mapping[str, Sequence[Mapping[str, str]]]  # name -> rows of all its runs
 
@@ -19,10 +28,15 @@ Stored: TypeAlias = Mapping[str, Sequence[Mapping[str, str]]]  # name -> rows of
 @pytest.fixture(scope="session")
 def stored(reported: Path, reported_runs: Path) -> Stored:
     """Read what the runs predicted."""
+    return read_stored(reported_runs)
+
+
+def read_stored(runs: Path, part: str = "train") -> Stored:
+    """Read what all runs predicted, whatever their splits."""
     found: dict[str, list[dict[str, str]]] = {}
-    for file in sorted(reported_runs.glob("*/seed-*/predictions-train.csv")):
+    for file in sorted(runs.glob(f"*/**/predictions-{part}.csv")):
         with file.open(encoding="utf-8", newline="") as lines:
-            found.setdefault(file.parent.parent.name, []).extend(csv.DictReader(lines))
+            found.setdefault(file.relative_to(runs).parts[0], []).extend(csv.DictReader(lines))
     return found
 
 
@@ -49,6 +63,19 @@ def test_the_gallery_shows_what_any_run_misnames(opened: Opener, reported: Path,
     every = [row for rows in stored.values() for row in rows]
     assert shown(page) == wrong(every) != set()
     assert page.locator("#gallery img").count() == len(wrong(every))
+
+
+def test_each_card_shows_its_own_image(opened: Opener, reported: Path, drawn: Path) -> None:
+    page = opened(reported)
+    paths = page.evaluate("JSON.parse(document.getElementById('data').textContent).paths")
+    small = {path: np.asarray(Image.open(drawn / path).convert("RGB").resize((SIDE, SIDE)), float) for path in paths}
+    cards = page.locator("#gallery .shot").all()
+    assert len(cards) > 2
+    for card in cards:
+        source = (card.locator("img").get_attribute("src") or "").removeprefix("data:image/jpeg;base64,")
+        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))), float)
+        nearest = min(small, key=lambda path: float(np.abs(small[path] - seen).mean()))
+        assert nearest == paths[int(card.get_attribute("data-image") or "")]
 
 
 def test_a_cell_opens_its_images(opened: Opener, reported: Path, stored: Stored) -> None:
@@ -171,6 +198,153 @@ def test_the_map_tells_and_marks(opened: Opener, reported: Path, stored: Stored)
     page.keyboard.press("Escape")
     page.click("#legend button >> nth=0")
     assert page.locator("#map-drawing .spot:not(.faint)").count() == 6
+
+
+def test_of_many_classes_the_most_frequent_mistakes_are_listed(
+    opened: Opener, many_reported: Path, many_runs: Path
+) -> None:
+    page = opened(many_reported)
+    choose(page, "#detail-name", "knn")
+    rows = [row for row in read_stored(many_runs)["knn"] if row["label"] != row["predicted"]]
+    kinds = Counter((row["label"], row["predicted"]) for row in rows)
+    assert len(kinds) > 30
+    assert len({count for _, count in kinds.most_common(30)}) > 1
+    told = page.inner_text("#detail")
+    assert f"{MANY} classes are too many" in told
+    assert f"30 of {len(kinds)} kinds of mistake" in told
+    assert page.locator("#confusion").count() == 0
+    assert "row is a true class" not in told
+    assert "arrow keys" not in told
+    buttons = page.locator("#mistakes button")
+    counts = [int(text.rpartition(": ")[2]) for text in buttons.all_inner_texts()]
+    assert counts == [count for _, count in kinds.most_common(30)]
+    label, predicted = buttons.first.inner_text().rpartition(": ")[0].split(" named ")
+    buttons.first.click()
+    assert shown(page) == {row["path"] for row in rows if (row["label"], row["predicted"]) == (label, predicted)}
+    assert len(shown(page)) == counts[0]
+    places = page.eval_on_selector_all("#mistakes button", "some => some.map(one => one.getBoundingClientRect().left)")
+    assert len(set(places)) == 3
+
+
+def test_few_classes_list_mistakes_beside_their_matrix(
+    opened: Opener, reported_runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pipeline.report.page.BESIDE", 1)
+    page = opened(report(reported_runs, on="train", out=tmp_path / "report.html").path)
+    choose(page, "#detail-name", "mlp")
+    found = read_stored(reported_runs)["mlp"]
+    kinds = {(row["label"], row["predicted"]) for row in found if row["label"] != row["predicted"]}
+    assert page.locator("#mistakes button").count() == 1
+    assert page.inner_text("#mistakes-said").startswith(f"1 of {len(kinds)} kinds")
+    assert page.locator("#confusion .grid").count() == 1
+
+
+def test_classes_that_share_a_marker_are_said_to(opened: Opener, many_reported: Path, reported: Path) -> None:
+    page = opened(many_reported)
+    assert f"There are 32 markers for {MANY} classes" in page.inner_text("#legend-title")
+    assert page.evaluate("document.getElementById('legend').offsetHeight") <= 440
+    assert "scroll" in page.evaluate("getComputedStyle(document.getElementById('legend'), '::before').content")
+    page.locator("#legend button").last.click()
+    assert page.locator("#map-drawing .spot:not(.faint)").count() == 3
+    page = opened(reported)
+    assert "markers" not in page.inner_text("#legend-title")
+    assert page.evaluate("getComputedStyle(document.getElementById('legend'), '::before').content") == "none"
+
+
+CUT = "some => some.map(one => getComputedStyle(one, '::before').content.includes('scroll sideways'))"
+
+
+def test_tables_say_where_they_scroll(opened: Opener, reported: Path) -> None:
+    page = opened(reported, 390)
+    assert page.eval_on_selector_all("#pairs .sideways, #made .sideways", CUT) == [True, True]
+    told = page.locator("#pairs p").bounding_box()
+    assert told is not None
+    assert told["x"] + told["width"] <= 390
+    assert page.locator("#pairs .sideways p, #pairs .sideways caption:not(.unseen)").count() == 0
+    page.set_viewport_size({"width": 1200, "height": 800})
+    page.wait_for_function("!document.querySelector('.cut')")
+    assert page.eval_on_selector_all(".sideways", CUT) == [False, False, False]
+
+
+def test_long_names_hide_nothing(opened: Opener, many_reported: Path) -> None:
+    page = opened(many_reported, 960)
+    assert LONG in page.locator("#pairs .name").all_inner_texts()
+    inside = "some => some.every(one => one.scrollWidth <= one.clientWidth)"
+    assert page.eval_on_selector_all(".sideways", inside)
+    assert page.eval_on_selector_all(".name", inside)
+    rules = page.eval_on_selector_all(
+        ".ranking tbody tr", "some => some.map(one => [one, one.querySelector('.rule')].map(it => it.offsetHeight))"
+    )
+    assert len({row for row, _ in rules}) == 2
+    assert all(abs(row - rule) <= 1 for row, rule in rules)
+
+
+LAST_LINES = """some => some.map(one => {
+    const range = document.createRange(), lines = new Map();
+    const walker = document.createTreeWalker(one, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode())
+        for (let place = 0; place < node.length; place++) {
+            range.setStart(node, place);
+            range.setEnd(node, place + 1);
+            const top = Math.round(range.getBoundingClientRect().top);
+            lines.set(top, (lines.get(top) || "") + node.data[place]);
+        }
+    return [...lines.values()];
+})"""
+
+
+def test_names_break_where_they_can_be_read(opened: Opener, many_reported: Path) -> None:
+    page = opened(many_reported, 390)
+    lines = page.eval_on_selector_all(".name, #classes th", LAST_LINES)
+    assert ["baseballdiamond"] in lines
+    assert ["mediumresidential"] in lines
+    whole = [some for some in lines if "".join(some) == LONG]
+    assert {len(some) > 1 for some in whole} == {True}
+    assert all(line.endswith(("-", "_", "andnothing")) for some in whole for line in some[:-1]), whole
+
+
+def test_numbers_of_images_stand_before_the_line(opened: Opener, reported: Path) -> None:
+    page = opened(reported)
+    order = page.eval_on_selector_all(
+        "#trust [stroke-dasharray], #trust .count", "some => some.map(one => one.tagName)"
+    )
+    assert order[0] == "path"
+    assert set(order[1:]) == {"text"}
+    styles = page.eval_on_selector_all("#trust .count", "some => some.map(one => getComputedStyle(one).paintOrder)")
+    assert {style.split()[0] for style in styles} == {"stroke"}
+
+
+def test_a_share_of_nothing_is_a_dash(opened: Opener, extracted: Path, tmp_path: Path) -> None:
+    entries = FeatureCache.open(extracted).index().entries
+    held = [entry.label != "beach" and int(Path(entry.path).stem[-1]) % 2 for entry in entries]
+    lines = zip(entries, held, strict=True)
+    split = "".join(f"{entry.path},{entry.label},{'val' if out else 'train'}\n" for entry, out in lines)
+    (tmp_path / "split.csv").write_text(f"path,label,split\n{split}", "utf-8")
+    fit_head(extracted, tmp_path / "runs", head="knn", split=tmp_path / "split.csv", jobs=1)
+    page = opened(report(tmp_path / "runs", on="val", out=tmp_path / "report.html").path)
+    rows = read_stored(tmp_path / "runs", "val")["knn"]
+    for label in CLASSES:
+        row = page.locator("#classes tr", has_text=label)
+        own = [one for one in rows if one["label"] == label]
+        named = [one for one in rows if one["predicted"] == label]
+        hits = sum(one["predicted"] == label for one in own)
+        said = [f"{round(100 * hits / len(some))} %" if some else "\N{EN DASH}" for some in (own, named)]
+        assert row.locator("td").all_inner_texts() == [*said, str(len(own))]
+        assert row.locator(".bar").count() == sum(map(bool, (own, named)))
+    assert {one["label"] for one in rows} == {*CLASSES} - {"beach"}
+
+
+def test_an_image_says_in_how_many_splits_it_is(opened: Opener, extracted: Path, tmp_path: Path) -> None:
+    fit_head(extracted, tmp_path / "runs", head="knn", split="40/20/40", resplits=3, jobs=1)
+    page = opened(report(tmp_path / "runs", out=tmp_path / "report.html").path)
+    rows = read_stored(tmp_path / "runs", "test")["knn"]
+    times = Counter(row["path"] for row in rows)
+    assert shown(page) == wrong(rows)
+    paths = page.evaluate("JSON.parse(document.getElementById('data').textContent).paths")
+    for card in page.locator("#gallery .shot").all():
+        number = times[paths[int(card.get_attribute("data-image") or "")]]
+        assert (f"a test image in {number} of 3 splits" in card.inner_text()) == (number < 3)
+    assert {times[path] for path in wrong(rows)} > {3} or {times[path] for path in wrong(rows)} == {1, 2}
 
 
 def test_names_like_code_stay_text(opened: Opener, odd_reported: Path) -> None:

@@ -4,14 +4,16 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.comparison import compare
 from pipeline.report import report
-from pipeline.report.page import coded, embedded
+from pipeline.report.page import coded, embedded, headline
 from tests.pipeline.report.conftest import ODD
 
 JSON = st.recursive(
@@ -61,6 +63,49 @@ def test_odd_names_are_escaped(odd_reported: Path) -> None:
 def test_ids_are_unique(reported: Path) -> None:
     ids = re.findall(r'\bid="([^"]+)"', reported.read_text("utf-8"))
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([(0.0, 1.0)], "A and B are level"),
+        ([(0.0004, 1.0)], "A and B are level"),
+        ([(0.0006, 1.0)], "A is ahead, but B may be as good"),
+        ([(0.01, 0.01)], "A is better than B"),
+        ([(0.0004, 0.01)], "A is better than B"),
+        ([(0.01, 0.01), (0.02, 0.01)], "A is better than all others"),
+        ([(0.01, 0.5), (0.02, 0.5)], "A is ahead, but B and C may be as good"),
+        ([(0.01, 0.5), (0.02, 0.01)], "A is ahead, but B may be as good"),
+        ([(0.0, 1.0), (0.0, 1.0)], "A, B and C are level"),
+        ([(0.0, 1.0), (0.01, 0.5)], "A and B are level, and C may be as good"),
+        ([(0.0, 1.0), (0.01, 0.01)], "A and B are level, ahead of C"),
+        ([(0.0, 1.0), (0.01, 0.01), (0.02, 0.01)], "A and B are level, ahead of all others"),
+        ([(0.0, 1.0)] * 4, "A and 4 others are level"),
+        ([(0.01, 0.5)] * 4, "A is ahead, but 4 others may be as good"),
+    ],
+)
+def test_the_headline_claims_what_was_found(runs: Path, found: list[tuple[float, float]], said: str) -> None:
+    comparison = compare(runs)
+    names, (pair,) = "ABCDE"[: len(found) + 1], comparison.pairs
+    pairs = [
+        replace(pair, first="A", second=second, difference=replace(pair.difference, value=value), adjusted=p)
+        for second, (value, p) in zip(names[1:], found, strict=True)
+    ]
+    standings = tuple(replace(comparison.names[0], name=name) for name in names)
+    assert headline(replace(comparison, names=standings, pairs=tuple(pairs))) == said
+
+
+def test_of_many_pairs_those_of_the_best_are_said(
+    reported: Path, reported_runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = reported.read_text("utf-8")
+    assert "<details open>" in whole
+    assert whole.count('<li class="noise">') + whole.count('<li class="shown">') == 3
+    monkeypatch.setattr("pipeline.comparison.MOST_TOLD", 2)
+    few = report(reported_runs, on="train", out=tmp_path / "report.html").path.read_text("utf-8")
+    assert "<details open>" not in few
+    assert few.count('<li class="noise">') + few.count('<li class="shown">') == 2
+    assert "Of 3 pairs, only those of the best name" in few
 
 
 @pytest.mark.parametrize("part", ["test", "train"])

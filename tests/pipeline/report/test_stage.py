@@ -85,6 +85,18 @@ def test_what_is_no_report_is_not_replaced(runs: Path, tmp_path: Path) -> None:
         report(runs, out=tmp_path)
 
 
+@pytest.mark.parametrize(("name", "said"), [("", "An empty name"), (".", "An empty name"), ("-", "standard output")])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_report_needs_a_file(
+    runs: Path, name: str, said: str, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(RunError, match=said):
+        report(runs, out=name, force=force)
+    assert list(Path().iterdir()) == []
+
+
 def test_without_cache_and_images_the_page_says_so(runs: Path, extracted: Path, drawn: Path, tmp_path: Path) -> None:
     compare(runs)
     for document in runs.glob("*/*/run.json"):
