@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pipeline.outcomes import Outcome
 
 MARK = '<meta name="generator" content="manyheads report">'  # by which a page of ours is known again
-SCRIPT, STYLE = "report.js", "report.css"
+STYLE = "report.css"
+SCRIPTS = ("elements.js", "image.js", "detail.js", "gallery.js", "sides.js", "map.js", "start.js")  # in this order
 MOST_CLASSES = 60  # of a confusion matrix; of more, the most frequent mistakes are listed instead
 BESIDE, INSTEAD = 10, 30  # mistakes that are listed beside a matrix, and instead of one
 PER_MILLE = 1000  # probabilities are rounded to this
@@ -70,7 +71,8 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
     )
     environment.filters["coded"] = coded
-    script, style = ((files("pipeline.report") / "templates" / name).read_text("utf-8") for name in (SCRIPT, STYLE))
+    style, *parts = ((files("pipeline.report") / "templates" / name).read_text("utf-8") for name in (STYLE, *SCRIPTS))
+    script = "\n".join(['"use strict";', "{", *parts, "}"])  # a block of its own: its names are not the window's
     names, pairs = content.comparison.names, content.comparison.pairs
     return environment.get_template("report.html.j2").render(
         mark=MARK,
