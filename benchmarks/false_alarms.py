@@ -19,7 +19,7 @@ from pipeline.difference import accuracy_difference
 from pipeline.statistics import LEVEL
 
 IMAGES = 210
-SEEDS = ((1, 1), (2, 2), (3, 3), (5, 5), (10, 10), (10, 3), (10, 1))
+SEEDS = ((1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (5, 5), (10, 10), (10, 3), (10, 1))
 # How seeds differ -> standard deviations, in logits, of what one configuration alone finds easy, and of seeds.
 WORLDS = {"hardly": (0.5, 0.0), "differ": (0.5, 0.12), "much": (0.2, 0.4)}
 THREE_POINTS = 0.245  # logits

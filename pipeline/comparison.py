@@ -6,7 +6,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from pipeline.difference import difference, figure_of
+import numpy as np
+
+from pipeline.difference import OF_CLASSES, difference, figure_of
 from pipeline.errors import RunError
 from pipeline.figures import Rank, draw_ranking
 from pipeline.outcomes import LOSSES, METRICS, Outcome, read_outcomes
@@ -15,7 +17,7 @@ from pipeline.statistics import LEVEL, Components, Difference, Estimate, compone
 from pipeline.wording import METRICS as METRIC_TEXTS
 from pipeline.wording import counted
 
-FEW = 5  # splits, below which a note says so
+FEW = 5  # splits, and images of a class, below which a note says so
 MOST_TOLD = 15  # pairs
 
 
@@ -168,7 +170,9 @@ def compare_outcomes(
             "another part (`--on`), or fit on a split with more images."
         )
     names = tuple(_standing(outcome, metric) for outcome in ranked)
-    return Comparison(part, metric, images, names, compare_pairs(ranked, metric, progress), _limits(ranked)), ranked
+    return Comparison(
+        part, metric, images, names, compare_pairs(ranked, metric, progress), _limits(ranked, metric)
+    ), ranked
 
 
 def compare_pairs(ranked: Sequence[Outcome], metric: str, progress: Progress) -> tuple[Pair, ...]:
@@ -183,13 +187,11 @@ def compare_pairs(ranked: Sequence[Outcome], metric: str, progress: Progress) ->
     found = []
     with progress.steps("comparing", len(both), "pairs") as advance:
         for first, second in both:
-            found.append(difference(first, second, metric))
+            one, method = difference(first, second, metric)
+            found.append(Pair(first.name, second.name, one, one.p, len(both), one.detectable(len(both)), method))
             advance(1)
-    adjusted = holm([one.p for one, _ in found])
-    return tuple(
-        Pair(first.name, second.name, one, p, len(both), one.detectable(len(both)), method)
-        for (first, second), (one, method), p in zip(both, found, adjusted, strict=True)
-    )
+    adjusted = holm([pair.difference.p for pair in found])
+    return tuple(replace(pair, adjusted=p) for pair, p in zip(found, adjusted, strict=True))
 
 
 def require_comparable(outcomes: Sequence[Outcome]) -> None:
@@ -260,9 +262,15 @@ def _draw(
     return draw_ranking(ranks, METRIC_TEXTS[metric], title, folder / file, points=metric not in LOSSES)
 
 
-def _limits(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+def _limits(outcomes: Sequence[Outcome], metric: str) -> tuple[str, ...]:
     """Say what the tests cannot know."""
     notes = []
+    counts = np.unique(outcomes[0].trials[0].labels, return_counts=True)[1]
+    if metric in OF_CLASSES and counts.min() < FEW:
+        notes.append(
+            f"{(counts < FEW).sum()} classes have fewer than {FEW} images here: how much {METRIC_TEXTS[metric]} varies "
+            "cannot be known from so few, and too much is called a difference; accuracy does not have this fault"
+        )
     alone = [one.name for one in outcomes if len(one.seeds) == 1 and one.runs[0].seeded]
     splits, part = len(outcomes[0].trials), outcomes[0].trials[0].part
     if alone and splits == 1:

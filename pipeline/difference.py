@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from pipeline.outcomes import LOSSES, Outcome, Trial
+from pipeline.resplits import DRAWN, FEWER
 from pipeline.statistics import (
     Difference,
     Estimate,
@@ -89,7 +90,6 @@ def _difference(first: Outcome, second: Outcome, metric: str, bounded: bool) -> 
             float(np.mean(figures) - np.mean(others[trial.digest]))
             for trial, figures in zip(first.trials, first.figures(metric), strict=True)
         ]
-        # Of two that were trained on more and on fewer images, the fewer make the wider interval.
         trained = min(_trained(first), _trained(second))
         return resampled_difference(apart, trained, first.images, bounded=bounded), RESPLITS
     (one,), (other,) = first.trials, second.trials
@@ -102,7 +102,14 @@ def _difference(first: Outcome, second: Outcome, metric: str, bounded: bool) -> 
 
 
 def _trained(outcome: Outcome) -> int:
-    return len(outcome.runs[0].images["train"])
+    """Return how many images a split could train on; with fewer of each class, parts of two splits overlap less."""
+    run = outcome.runs[0]
+    few = FEWER.fullmatch(run.split)
+    drawn = DRAWN.fullmatch(few["split"]) if few else None
+    if drawn is None:
+        return len(run.images["train"])
+    train, val, test = (float(share) for share in drawn["shares"].split("/"))
+    return round((len(run.images["val"]) + len(run.images["test"])) * train / (val + test))
 
 
 def _per_image(trial: Trial, metric: str) -> tuple[npt.NDArray[Any], Measure | None]:

@@ -95,7 +95,7 @@ def evaluate(
     )
     alike = [outcome for outcome in outcomes if outcome.digests == outcomes[0].digests]
     behind = dict(zip([one.folder for one in alike[1:]], compare_pairs(alike, "accuracy", progress), strict=False))
-    with progress.steps("drawing", sum(len(one.runs) for one in outcomes), "confusion matrices") as advance:
+    with progress.steps("drawing", sum(len(one.runs) for one in outcomes), "pictures") as advance:
         for outcome in outcomes:
             for run, metrics in zip(outcome.runs, outcome.metrics, strict=True):
                 _draw(run, on, metrics)

@@ -39,7 +39,7 @@ class Candidate:
         accuracy: Validation accuracy over the seeds.
         log_loss: Validation log loss over the seeds.
         behind: What the best candidate's mean accuracy is ahead, over seeds and images; None for the best.
-        adjusted: The p-value of that, corrected for how many are compared with the best.
+        adjusted: The p-value of that, corrected for all pairs of candidates.
         curves: The picture of its learning curves; None where there are no epochs.
     """
 

@@ -62,7 +62,10 @@ def standing(name: str, best: str, pair: "Pair", images: int) -> str:
         images: Images that both saw.
     """
     points, found = amount_text("accuracy", pair.difference.value), pair.difference
-    stands = f"level with {best}" if points == "0.0 points" else f"{points} behind {best}"
+    if points == "0.0 points" and not pair.shown:
+        stands = f"level with {best}"
+    else:
+        stands = f"{'less than 0.1 points' if points == '0.0 points' else points} behind {best}"
     ends = ends_text("accuracy", found.low, found.high)
     seen = f"95 %: {ends}; {among_text(pair)}; {counted(images, 'image')}"
     return f"{name} is {stands} ({seen}): {verdict_text(pair)}"
@@ -88,13 +91,13 @@ def notes_of(notes: Mapping[str, Iterable[str]]) -> list[str]:
 
 def amount_text(metric: str, value: float) -> str:
     """Write a difference of two figures: in points, or as it is where the metric is no share."""
-    return f"{value + 0.0:.3f}" if metric == "log_loss" else f"{_points(value)} points"
+    return f"{round(value, 3) + 0.0:.3f}" if metric == "log_loss" else f"{_points(value)} points"
 
 
 def ends_text(metric: str, low: float, high: float) -> str:
     """Write the interval of a difference, in the unit of `amount_text`."""
     if metric == "log_loss":
-        return f"{low + 0.0:.3f} to {high + 0.0:.3f}"
+        return f"{round(low, 3) + 0.0:.3f} to {round(high, 3) + 0.0:.3f}"
     return f"{_points(low)} to {_points(high)}"
 
 
@@ -110,8 +113,12 @@ def detectable_text(metric: str, value: float | None) -> str:
 
 def p_text(p: float) -> str:
     """Write a p-value: 0.24, 0.03, 0.004, < 0.001; near 0.05 as exactly as it takes to see on which side it lies."""
-    digits = 4 if 0.0495 <= p < 0.0505 else 3 if p < 0.0095 or 0.045 <= p < 0.055 else 2
-    return "< 0.001" if p < 0.001 else f"{p:.{digits}f}"
+    if p < 0.001:
+        return "< 0.001"
+    digits = 3 if p < 0.0095 else 2
+    while digits < 9 and (float(f"{p:.{digits}f}") < 0.05) != (p < 0.05):
+        digits += 1
+    return f"{p:.{digits}f}"
 
 
 def among_text(pair: "Pair") -> str:
@@ -139,9 +146,12 @@ def pair_text(pair: "Pair", comparison: "Comparison") -> str:
     size = amount_text(metric, found.value)
     if pair.shown:
         return f"{pair.first} beats {pair.second} by {size} {ground}"
-    seen_here = "no difference" if pair.detectable is None else f"about {amount_text(metric, pair.detectable)}"
-    apart = f"{pair.first} and {pair.second} are {size} apart {ground}"
-    return f"{apart}: {verdict_text(pair)}; seen here would be {seen_here}"
+    seen_here = (
+        "here no difference would be seen"
+        if pair.detectable is None
+        else f"seen here would be about {amount_text(metric, pair.detectable)}"
+    )
+    return f"{pair.first} and {pair.second} are {size} apart {ground}: {verdict_text(pair)}; {seen_here}"
 
 
 def _fits(pair: "Pair", comparison: "Comparison") -> str:

@@ -246,6 +246,10 @@ class SVMHead(_LinearHead):
         held_out = _both(held_out.reshape(len(codes), -1))
         unit = float(held_out.std()) or 1.0
         self.temperature_ = unit * fitted_temperature(softmax(held_out / unit, axis=1), codes)
+        # Where all are told apart, no temperature is too low; that they are so many is what limits how sure one can be.
+        surest = (len(codes) + 1) / (len(codes) + 2)
+        while softmax(held_out / self.temperature_, axis=1).max(axis=1).mean() > surest:
+            self.temperature_ *= 1.05
         machine.fit(train.rows, codes)
         self.coef_, self.intercept_ = train.unrotate(machine.coef_, machine.intercept_)
         return self

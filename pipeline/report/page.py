@@ -140,7 +140,7 @@ def headline(comparison: "Comparison") -> str:
     pairs = comparison.pairs[: len(others)]  # those of the best name
     level = [printable(pair.second) for pair in pairs if not pair.shown and _is_level(pair)]
     close = [printable(pair.second) for pair in pairs if not pair.shown and not _is_level(pair)]
-    ahead = f"{_listed([best, *level]) if len(level) <= 3 else f'{best} and {len(level)} others'} are level"
+    ahead = f"{_listed([best, *level]) if len(level) <= 3 else f'{best} and {len(level)} others'} came out level"
     if close:
         who = _listed(close) if len(close) <= 3 else f"{len(close)} others"
         return f"{ahead}, and {who} may be as good" if level else f"{best} is ahead, but {who} may be as good"

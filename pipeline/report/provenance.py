@@ -82,13 +82,13 @@ def commands(outcomes: Sequence[Outcome], part: str) -> list[str]:
         outcomes: The names.
         part: The part of the split.
     """
-    sizes: dict[tuple[str, ...], list[str]] = {}  # names that differ in their training images are of one command
+    sizes: dict[tuple[bool, tuple[str, ...]], list[str]] = {}  # names that differ in that size alone: one command
     for outcome in outcomes:
         few = FEWER.fullmatch(outcome.runs[0].split)
-        sizes.setdefault(tuple(_fit(outcome)), []).append(few["each"] if few else "")
+        sizes.setdefault((bool(few), tuple(_fit(outcome))), []).append(few["each"] if few else "")
     fits = [
         [*words, *(["--train-sizes", ",".join(sorted(each, key=int))] if all(each) else [])]
-        for words, each in sizes.items()
+        for (_, words), each in sizes.items()
         if words
     ]
     report = ["manyheads", "report", RUNS, *([] if part == "test" else ["--on", part]), "-o", "report.html"]
@@ -144,7 +144,9 @@ def _fit(outcome: Outcome) -> list[str]:
         asked["use_views"] = run.views
     asked["device"] = run.device
     asked["calibrate"] = run.calibrated
-    asked["resplits"] = len(outcome.trials) if len(outcome.trials) > 1 else None
+    # All splits between the first and the last, also where one is no longer there.
+    drawn = [trial.runs[0].resplit for trial in outcome.trials if trial.runs[0].resplit is not None]
+    asked["resplits"] = max(drawn) - min(drawn) + 1 if len(drawn) > 1 else None
     if run.recipe.base != PIXELS:
         asked = {"head": run.head, **asked, **_written(parameters)}
         return ["manyheads", "fit-head", run.cache, RUNS, *typed(asked)]

@@ -48,10 +48,12 @@ class Difference(Estimate):
     Attributes:
         p: Two-sided p-value of the hypothesis that there is no difference.
         bounded: Whether the figures are shares, so that no difference is larger than 1.
+        least: What p cannot be below with so few images.
     """
 
     p: float = 1.0
     bounded: bool = True
+    least: float = 0.0
 
     @property
     def clear(self) -> bool:
@@ -71,6 +73,8 @@ class Difference(Estimate):
         Returns:
             The difference; None if none could be seen.
         """
+        if self.least >= LEVEL / tests or self.error <= DUST * abs(self.value):
+            return None
         found = (quantile(self.freedom, LEVEL / tests / 2) + quantile(self.freedom, 1 - POWER)) * self.error
         return None if self.bounded and found > 1 else found
 
@@ -82,7 +86,15 @@ def quantile(freedom: float | None, above: float) -> float:
     return float(t.isf(above, freedom or math.inf))
 
 
-def t_test(value: float, error: float, freedom: float | None, *, bounded: bool, least: float = 0.0) -> Difference:
+def t_test(
+    value: float,
+    error: float,
+    freedom: float | None,
+    *,
+    bounded: bool,
+    telling: float = math.inf,
+    images: float = math.inf,
+) -> Difference:
     """Test a difference against 0 with Student's t, and give it the interval that belongs to the test.
 
     Args:
@@ -90,14 +102,18 @@ def t_test(value: float, error: float, freedom: float | None, *, bounded: bool, 
         error: Its standard error.
         freedom: Degrees of freedom; None for the normal distribution.
         bounded: See `Difference`.
-        least: What p cannot be below.
+        telling: Images that tell the sides apart.
+        images: All images.
     """
     from scipy.stats import t
 
+    least = 2 * 0.5**telling
     known = error > DUST * abs(value)  # where nothing varies, nothing is known of noise
     p = min(max(2 * float(t.sf(abs(value) / error, freedom or math.inf)), least), 1.0) if known else 1.0
     reach = quantile(freedom, LEVEL / 2) * error
     if p >= LEVEL:
         reach = max(reach, abs(value))
     most = 1.0 if bounded else math.inf
-    return Difference(value, max(value - reach, -most), min(value + reach, most), error, freedom, p, bounded)
+    return Difference(
+        value, max(value - reach, -most), min(value + reach, most), error, freedom, p, bounded, 2 * 0.5**images
+    )

@@ -23,13 +23,10 @@ def holm(values: Sequence[float]) -> list[float]:
 def against_best(values: Sequence[float]) -> list[float]:
     """Adjust p-values of comparisons with whichever came out best.
 
-    Only one claim "this one is not the best" can be false, that about the one which truly is; it is made if any other
-    seems better than that one. So it is enough to count the others, although the best was not known beforehand.
+    Which one that is, the same figures decided: so all pairs count, also those that were not tested.
 
     Args:
         values: p-values of all but the best.
-
-    Source: J. C. Hsu, "Simultaneous Confidence Intervals for all Distances from the 'Best'", Annals of Statistics 9,
-    1026-1034, 1981.
     """
-    return [min(len(values) * p, 1.0) for p in values]
+    pairs = len(values) * (len(values) + 1) // 2
+    return [min(pairs * p, 1.0) for p in values]

@@ -1,6 +1,7 @@
 """Shares of images: one, and two on the same images."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,10 @@ def paired_proportions(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool
     high = value + reach(one.high - one.value, two.value - two.low)
     if p >= LEVEL:
         low, high = min(low, 0.0), max(high, 0.0)
+    elif value > 0:  # of very many images, that of the interval may be the more cautious one
+        low = max(low, sys.float_info.min)
+    else:
+        high = min(high, -sys.float_info.min)
     error = math.sqrt(max(only + other - (only - other) ** 2 / n, 1)) / n
     return PairedDifference(value, low, high, error, p=p, images=n, fewer=min(only, other))
 

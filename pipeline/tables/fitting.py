@@ -77,8 +77,7 @@ def show_grid(result: "GridSearch", console: Console) -> None:
             f"{counted(result.fitted, 'run')} fitted, {len(result.candidates) * best.seeds - result.fitted} kept "
             f"({duration(result.seconds)})",
             "accuracy, log loss: mean ± standard deviation over seeds; behind: points of accuracy, with the 95 % "
-            "interval of that difference over seeds and images; more than noise: also once corrected for how many are "
-            "compared with the best",
+            "interval of that difference over seeds and images; more than noise: also once corrected for all pairs",
             *([f"learning curves of the best: {best.curves}"] if best.curves else []),
         ],
     )

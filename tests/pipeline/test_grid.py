@@ -100,8 +100,8 @@ def test_the_rate_that_learns_wins(search: GridSearch) -> None:
         assert found.value == pytest.approx(first.accuracy.mean - candidate.accuracy.mean)
         assert found.low <= found.value <= found.high
         assert found.value >= 0
-        assert candidate.adjusted == pytest.approx(min(3 * found.p, 1))
-        assert candidate.shown == (3 * found.p < 0.05)
+        assert candidate.adjusted == pytest.approx(min(6 * found.p, 1))
+        assert candidate.shown == (6 * found.p < 0.05)
 
 
 def test_the_winners_arguments_fit_nothing_new(extracted: Path, search: GridSearch, runs: Path) -> None:

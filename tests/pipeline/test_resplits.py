@@ -133,6 +133,17 @@ def test_compare_pairs_names_split_by_split(several: Path, tmp_path: Path) -> No
     assert result.notes == ("3 splits say little of how much splits vary, so only large differences are seen; fit ten",)
 
 
+def test_with_fewer_images_of_each_class_splits_overlap_by_what_they_could_train_on(
+    extracted: Path, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"head": "knn", "split": "60/20/20", "resplits": 2, "per_class": 2, "jobs": 1}
+    fit_head(extracted, tmp_path, **asked)
+    (summary,) = evaluate(tmp_path).names
+    figures = [found.accuracy for found in evaluate(tmp_path).runs.values()]
+    expected = resampled_mean(figures, 18, 6)  # not 6, the two of three classes
+    assert summary.interval == pytest.approx((expected.low, expected.high))
+
+
 def test_names_on_other_splits_are_refused(changed: Path) -> None:
     shutil.rmtree(changed / "knn" / "split-0006")
     with pytest.raises(RunError, match=r"were fitted on other splits \((2 and 3|3 and 2), 2 in common\).*--resplits"):

@@ -24,6 +24,7 @@ from pipeline.run import Run
 def test_the_commands_repeat_the_runs(runs: Path, extracted: Path, tmp_path: Path) -> None:
     fit_head(extracted, runs, head="knn", name="splits", split="60/20/20", split_seed=3, resplits=2, jobs=1)
     options: dict[str, Any] = {"split": "60/20/20", "calibrate": True, "jobs": 1}
+    fit_head(extracted, runs, head="svm", name="few", **options)  # beside the sizes of the same name
     for each in (4, 3):
         fit_head(extracted, runs, head="svm", name=f"few_per-class={each}", per_class=each, **options)
     # Of a split that no seed drew, one drew the training images.

@@ -28,6 +28,7 @@ def share(outcomes: npt.NDArray[np.generic], counts: npt.NDArray[np.float64]) ->
         ((10, 10), 0.5, 0.15, 210),
         ((10, 3), 0.2, 0.4, 210),
         ((1, 10), 0.5, 0.15, 210),
+        ((3, 1), 0.2, 0.4, 210),
     ],
 )
 def test_at_most_one_difference_in_twenty_is_seen_where_there_is_none(
@@ -62,6 +63,8 @@ def test_no_test_on_few_images_says_more_than_that_all_speak_for_one() -> None:
             assert found.clear == (not found.low <= 0 <= found.high)
     four = np.arange(20) < 4
     assert accuracy_difference(np.stack([four, four]), np.zeros((2, 20), bool)).p == pytest.approx(0.125)
+    few = accuracy_difference(np.ones((2, 5), bool), np.zeros((2, 5), bool))
+    assert few.detectable() is None  # five images never give a p-value below 0.06
     losses = np.array([[3.0]]), np.array([[1.0]])
     assert crossed_difference(*losses, bounded=False).p == 1
 

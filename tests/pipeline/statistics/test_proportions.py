@@ -69,6 +69,13 @@ def test_an_interval_reaches_to_0_where_the_test_sees_nothing() -> None:
     assert found.low == 0  # Newcombe's own would begin at 0.018
 
 
+@pytest.mark.parametrize("counts", [(9743, 6, 0, 251), (9743, 0, 6, 251), (994978, 8, 1, 5013)])
+def test_of_very_many_images_test_and_interval_say_the_same(counts: tuple[int, int, int, int]) -> None:
+    found = paired_proportions(*table(*counts))
+    assert found.clear
+    assert not found.low <= 0 <= found.high
+
+
 @pytest.mark.parametrize(("level", "one", "other"), [(0.05, 0.08, 0.02), (0.05, 0.05, 0.0), (0.01, 0.3, 0.2)])
 def test_power_is_how_often_the_test_sees_it(level: float, one: float, other: float) -> None:
     generator, images, rounds = np.random.default_rng(0), 120, 4000

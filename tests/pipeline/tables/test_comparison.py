@@ -39,7 +39,7 @@ def test_noise_is_called_noise_and_what_would_be_seen_is_told(result: Comparison
     )
     assert "seen here would be about 2.8 points" in shown
     shown = said(replace(result, pairs=(made_pair((0.004, -0.9, 0.9), detectable=None),)))
-    assert "seen here would be no difference" in shown
+    assert "here no difference would be seen" in shown
     assert "none" in shown
 
 
