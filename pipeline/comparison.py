@@ -170,28 +170,33 @@ def compare_outcomes(
             "another part (`--on`), or fit on a split with more images."
         )
     names = tuple(_standing(outcome, metric) for outcome in ranked)
-    return Comparison(
-        part, metric, images, names, compare_pairs(ranked, metric, progress), _limits(ranked, metric)
-    ), ranked
+    pairs = compare_pairs(ranked, metric, progress)
+    return Comparison(part, metric, images, names, pairs, _limits(ranked, metric)), ranked
 
 
-def compare_pairs(ranked: Sequence[Outcome], metric: str, progress: Progress) -> tuple[Pair, ...]:
+def compare_pairs(
+    ranked: Sequence[Outcome], metric: str, progress: Progress, *, of_best: bool = False
+) -> tuple[Pair, ...]:
     """Test the difference of every two names, and correct for how many pairs there are.
 
     Args:
         ranked: From the best on, all comparable.
         metric: See `compare`.
         progress: Told what happens.
+        of_best: Return only the pairs of the best, which are corrected for all pairs nevertheless.
     """
-    both = list(combinations(ranked, 2))
-    found = []
+    both = list(combinations(ranked, 2))  # those of the best come first
+    wanted = len(ranked) - 1 if of_best else len(both)
+    found: list[Pair] = []
+    values: list[float] = []
     with progress.steps("comparing", len(both), "pairs") as advance:
         for first, second in both:
             one, method = difference(first, second, metric)
-            found.append(Pair(first.name, second.name, one, one.p, len(both), one.detectable(len(both)), method))
+            values.append(one.p)
+            if len(found) < wanted:
+                found.append(Pair(first.name, second.name, one, one.p, len(both), one.detectable(len(both)), method))
             advance(1)
-    adjusted = holm([pair.difference.p for pair in found])
-    return tuple(replace(pair, adjusted=p) for pair, p in zip(found, adjusted, strict=True))
+    return tuple(replace(pair, adjusted=p) for pair, p in zip(found, holm(values), strict=False))
 
 
 def require_comparable(outcomes: Sequence[Outcome]) -> None:
@@ -268,8 +273,9 @@ def _limits(outcomes: Sequence[Outcome], metric: str) -> tuple[str, ...]:
     counts = np.unique(outcomes[0].trials[0].labels, return_counts=True)[1]
     if metric in OF_CLASSES and counts.min() < FEW:
         notes.append(
-            f"{(counts < FEW).sum()} classes have fewer than {FEW} images here: how much {METRIC_TEXTS[metric]} varies "
-            "cannot be known from so few, and too much is called a difference; accuracy does not have this fault"
+            f"classes with fewer than {FEW} images here: {(counts < FEW).sum()} of {len(counts)}. How much "
+            f"{METRIC_TEXTS[metric]} varies cannot be known from so few, and too much is called a difference; accuracy "
+            "does not have this fault"
         )
     alone = [one.name for one in outcomes if len(one.seeds) == 1 and one.runs[0].seeded]
     splits, part = len(outcomes[0].trials), outcomes[0].trials[0].part

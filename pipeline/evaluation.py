@@ -94,7 +94,8 @@ def evaluate(
         read_outcomes(runs, on, cache, images, progress), key=lambda one: (-one.mean("accuracy"), str(one.folder))
     )
     alike = [outcome for outcome in outcomes if outcome.digests == outcomes[0].digests]
-    behind = dict(zip([one.folder for one in alike[1:]], compare_pairs(alike, "accuracy", progress), strict=False))
+    pairs = compare_pairs(alike, "accuracy", progress, of_best=True)
+    behind = dict(zip([one.folder for one in alike[1:]], pairs, strict=True))
     with progress.steps("drawing", sum(len(one.runs) for one in outcomes), "pictures") as advance:
         for outcome in outcomes:
             for run, metrics in zip(outcome.runs, outcome.metrics, strict=True):

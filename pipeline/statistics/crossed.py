@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipeline.statistics.estimate import LEVEL, Difference, Estimate, Floats, quantile, t_test
 
 DRAWS = 4000  # bootstrap draws; an interval's ends then move by less than 0.1 points from seed to seed
-FEW = 6  # degrees of freedom that the runs of one side must give to be trusted alone
+TRUSTED = 6  # degrees of freedom that the runs of one side must give to be trusted alone
 BLOCK = 2**20  # numbers that one step of the bootstrap holds
 
 Measure: TypeAlias = Callable[[npt.NDArray[Any], npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -132,7 +132,7 @@ def _noise(
         # Two or three runs may come out alike by chance, which makes both the error and this freedom look good. Where
         # they also speak for the single run of the other side, that counts twice.
         trusted = 2 * fewest // len(vary)
-        freedom = min(freedom, trusted) if trusted < FEW else freedom
+        freedom = min(freedom, trusted) if trusted < TRUSTED else freedom
     return value, math.sqrt(variance), max(min(freedom, n - 1), 1.0)
 
 

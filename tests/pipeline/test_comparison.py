@@ -70,7 +70,7 @@ def test_what_the_tests_cannot_know_is_noted(runs: Path) -> None:
 
 
 def test_few_images_of_a_class_are_noted_where_classes_count_alike(runs: Path) -> None:
-    note = "3 classes have fewer than 5 images here: how much macro F1 varies"
+    note = "classes with fewer than 5 images here: 3 of 3. How much macro F1 varies"
     assert compare(runs, metric="macro_f1").notes[0].startswith(note)
     assert not any("images here" in note for note in compare(runs).notes)
 
